@@ -1,0 +1,121 @@
+# DeepLab, Step by Step. `make help` lists what there is. Works with GNU make 3.81 (macOS) and 4.
+# Everything happens in .venv, made with $(PYTHON): `make book PYTHON=python3.12`. Paths are relative, so that
+# the folder's own path may hold spaces.
+
+PYTHON ?= python3
+WORKERS ?= 2
+PORT ?= 8000
+
+PY := .venv/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+MARKS :=
+
+# The arguments of pip in environment.yml, exactly as they stand there.
+PIP_PART = sed -n '/^ *- pip:/,$$s/^      - //p' environment.yml
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup book test test-all unit notebooks serve lint bench clean release-check print-pip-part
+
+help:
+	@echo "make book           set up what is missing, run the chapters, build the HTML, print its path"
+	@echo "make test           everything that CI runs: lint, types, tests with coverage, book, notebooks"
+	@echo "make test-all       the same, and the slow tests"
+	@echo "make setup          only .venv and what is installed in it"
+	@echo "make lint           ruff and mypy"
+	@echo "make unit           pytest with coverage"
+	@echo "make notebooks      run every chapter and compare its stored outputs"
+	@echo "make serve          build the book and serve it at http://localhost:$(PORT)/ (PORT=...)"
+	@echo "make bench          list the benchmarks"
+	@echo "make clean          remove what was built (not .venv)"
+	@echo "make release-check  build wheel and sdist and check them; refuses while the address is a placeholder"
+
+# $(1): the interpreter to look at. $(2): what to do about it.
+define check_python
+"$(1)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "Python seen: $$("$(1)" --version 2>&1 || true) ($(1))"; \
+	  echo "allowed: 3.11, 3.12 or 3.13"; \
+	  echo "fix: $(2)make $(or $(firstword $(MAKECMDGOALS)),book) PYTHON=python3.12"; \
+	  exit 1; }
+endef
+
+setup: .venv/.installed
+
+.venv/bin/python:
+	@$(call check_python,$(PYTHON),)
+	@echo "== making .venv with $(PYTHON)"
+	@"$(PYTHON)" -m venv .venv
+
+# A .venv without the stamp is one whose setup did not finish: it goes on from there.
+.venv/.installed: pyproject.toml constraints.txt environment.yml | .venv/bin/python
+	@$(call check_python,$(PY),rm -r .venv && )
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip
+	@echo "== installing into .venv (minutes and some gigabytes the first time)"
+	@set -f; $(PIP) install --quiet $$($(PIP_PART))
+	@$(PY) -c 'import pydensecrf.densecrf' 2>/dev/null || { $(install_pydensecrf); } >.venv/pydensecrf.log 2>&1 || \
+	  echo "pydensecrf: could not be built here, its comparisons are skipped"
+	@touch .venv/.installed
+
+# Plain up to Python 3.12. The Cython that it asks for cannot do 3.13; a newer one can, outside of pip's build
+# isolation.
+define install_pydensecrf
+if $(PY) -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; \
+	  then $(PIP) install -c constraints.txt pydensecrf2; \
+	  else $(PIP) install -c constraints.txt Cython setuptools wheel && \
+	    $(PIP) install -c constraints.txt --no-build-isolation pydensecrf2; fi
+endef
+
+print-pip-part:
+	@$(PIP_PART)
+
+# fresh.py drops executed notebooks when the package or the data changed: the cache looks at code cells only.
+# After a failed build the pages are dropped too: Sphinx would not read them again, and find nothing wrong.
+book: setup
+	@echo "== book"
+	@$(PY) book/_ext/fresh.py
+	@.venv/bin/jupyter-book build -W -n --keep-going . || { rm -rf _build/.doctrees; exit 1; }
+	@$(PY) -c 'import pathlib; p = pathlib.Path("_build/html/book/index.html"); print(p); print(p.resolve().as_uri())'
+
+test: lint unit book notebooks
+	@echo "== all passed"
+
+test-all: MARKS := -m "slow or not slow"
+test-all: test
+
+lint: setup
+	@echo "== ruff"
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@echo "== mypy"
+	@$(PY) -m mypy
+
+# One thread a worker: with more, the workers' threads wait for each other.
+unit: setup
+	@echo "== pytest"
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --cov --cov-report=term $(MARKS)
+
+# loadfile: the cells of a notebook must stay together.
+notebooks: setup
+	@echo "== notebooks"
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest --nbval book -p no:cacheprovider -n $(WORKERS) --dist loadfile
+
+serve: book
+	@$(PY) -m http.server --directory _build/html $(PORT)
+
+bench: setup
+	@echo "Benchmarks, each run by: $(PY) -m benchmarks.NAME"
+	@for file in benchmarks/[a-z]*.py; do \
+	  if [ -e "$$file" ]; then echo "  $$(basename "$$file" .py)"; else echo "  (none yet)"; fi; done
+
+clean:
+	rm -rf _build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	find deeplab_lesson tests benchmarks book -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The placeholder's owner and name are the same word. It is not spelled out: this file needs no address.
+release-check: setup
+	@name=deeplab-lesson; if grep -q "github.com/$$name/$$name" pyproject.toml; then \
+	  echo "release-check: pyproject.toml still holds the placeholder address; write the real one (docs/maintaining.md)"; \
+	  exit 1; fi
+	@rm -rf dist
+	@$(PY) -m build --outdir dist .
+	@$(PY) -m twine check --strict dist/*

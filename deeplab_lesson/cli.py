@@ -1,0 +1,190 @@
+"""The command line: deeplab-lesson train | evaluate | predict | models | scenes."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tqdm import tqdm
+from tyro.conf import Positional, arg
+
+from deeplab_lesson.data.datasets import SegmentationDataset
+from deeplab_lesson.training.config import DataName, TrainConfig, open_dataset, preset_config
+
+
+def train_command(arguments: Sequence[str]) -> None:
+    """Train a model. --preset cpu|gpu fills in recommended settings, which other options then change."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--data", default="scenes")
+    first.add_argument("--preset")
+    known, _ = first.parse_known_args(arguments)
+    defaults = preset_config(known.data, known.preset) if known.preset else TrainConfig()
+    config = tyro.cli(
+        TrainConfig,
+        prog="deeplab-lesson train",
+        description=f"{train_command.__doc__}\n\nGo on with a stopped training: the same options and --resume.",
+        default=defaults,
+        args=arguments,
+    )
+    from deeplab_lesson.training.trainer import train
+
+    result = train(config)
+    if result.evaluation is not None:
+        print(f"\nOn {config.data} {config.val_split}, after the last step:\n{result.evaluation}")
+    if not result.finished:
+        print("Go on: the same command with --resume")
+        raise SystemExit(130)
+    print(f"Saved in {result.out}: best.safetensors, last.safetensors, metrics.jsonl")
+
+
+def evaluate_command(
+    checkpoint: Positional[Path],
+    data: DataName = "scenes",
+    root: Path | None = None,
+    split: str = "val",
+    batch_size: int = 8,
+    workers: int = 0,
+    device: str = "auto",
+    json_file: Annotated[Path | None, arg(name="json")] = None,
+) -> None:
+    """Score a model: IoU by class, mean IoU, pixel accuracy, mean IoU near boundaries by band width.
+
+    Args:
+        checkpoint: a run's folder (its best checkpoint) or a .safetensors file.
+        data: the kind of data.
+        root: the data's folder (not for scenes).
+        split: train, val, test, ...
+        batch_size: pictures of one size that go through the model together.
+        workers: processes that read pictures.
+        device: cuda, mps, cpu or auto.
+        json_file: also write the scores into this file.
+    """
+    from deeplab_lesson.training.checkpoint import load_checkpoint
+    from deeplab_lesson.training.evaluation import evaluate
+    from deeplab_lesson.training.hardware import choose_device
+
+    model, metadata = load_checkpoint(checkpoint, device=str(choose_device(device)))
+    dataset = open_dataset(data, split, root)
+    if list(dataset.classes) != metadata["classes"]:
+        raise ValueError(
+            f"{checkpoint} was trained on the classes {', '.join(metadata['classes'])}, and the data has "
+            f"{', '.join(dataset.classes)}: evaluate on data with the same classes in the same order"
+        )
+    with tqdm(total=len(dataset), unit="picture", disable=not sys.stderr.isatty()) as bar:
+        scores = evaluate(
+            model,
+            dataset,
+            batch_size=batch_size,
+            workers=workers,
+            progress=lambda done: _advance(bar, done),
+        )
+    print(f"{metadata['model']['name']} on {data} {split}\n{scores}")
+    if json_file is not None:
+        json_file.parent.mkdir(parents=True, exist_ok=True)
+        json_file.write_text(json.dumps(scores.to_json(), indent=1) + "\n", encoding="utf-8")
+
+
+def predict_command(
+    checkpoint: Positional[Path],
+    inputs: Positional[tuple[str, ...]],
+    out: Path = Path("predictions"),
+    device: str = "auto",
+) -> None:
+    """Label pictures: palette PNGs of class ids, and overlays with a legend.
+
+    Args:
+        checkpoint: a run's folder (its best checkpoint) or a .safetensors file.
+        inputs: picture files, folders or globs.
+        out: the folder for the results.
+        device: cuda, mps, cpu or auto.
+    """
+    from deeplab_lesson.inference import predict_files
+    from deeplab_lesson.training.hardware import choose_device
+
+    if not inputs:
+        raise ValueError("no picture is named: give files, folders or globs after the checkpoint")
+    for picture, target in predict_files(checkpoint, inputs, out, device=str(choose_device(device))):
+        print(f"{picture} -> {target}")
+
+
+def models_command(pattern: Positional[str] = "*") -> None:
+    """List the models with their parameter counts at 21 classes.
+
+    Args:
+        pattern: a shell pattern such as 'deeplabv3plus_*'.
+    """
+    from deeplab_lesson.models.registry import create_model, list_models
+
+    names = list_models(pattern)
+    if not names:
+        raise ValueError(f"no model matches {pattern!r}: there are {', '.join(list_models())}")
+    print(f"{'model':<28}{'parameters':>14}")
+    for name in names:
+        print(f"{name:<28}{sum(p.numel() for p in create_model(name).parameters()):>14,}")
+
+
+def scenes_command(
+    action: Positional[Literal["export"]],
+    folder: Positional[Path],
+    split: tuple[Literal["train", "val", "test"], ...] = ("train", "val"),
+    count: tuple[int, ...] = (16, 8),
+    size: tuple[int, int] = (128, 128),
+    seed: int = 0,
+) -> None:
+    """Draw procedural scenes and write them in VOC's layout.
+
+    Args:
+        action: export.
+        folder: where to write; must not hold pictures yet.
+        split: the splits to write.
+        count: pictures in each split.
+        size: height and width in pixels.
+        seed: another seed gives other scenes.
+    """
+    from deeplab_lesson.data.export import export_voc
+    from deeplab_lesson.data.scenes import Scenes
+
+    if len(split) != len(count):
+        raise ValueError(f"{len(split)} splits and {len(count)} counts: give one count for each split")
+    sets: dict[str, SegmentationDataset] = {
+        name: Scenes(name, size, length=n, seed=seed) for name, n in zip(split, count, strict=True)
+    }
+    print(f"{export_voc(folder, sets)} pictures written in {folder}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "evaluate": evaluate_command,
+    "predict": predict_command,
+    "models": models_command,
+    "scenes": scenes_command,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; 0 when it worked, 2 when the input was wrong, 130 when it was stopped."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if words[:1] == ["train"]:
+            train_command(words[1:])
+        elif words and words[0] in COMMANDS:
+            tyro.cli(COMMANDS[words[0]], prog=f"deeplab-lesson {words[0]}", args=words[1:])
+        else:
+            print(_usage(), file=sys.stderr if words and words[0] not in ("-h", "--help") else sys.stdout)
+            return 2 if words and words[0] not in ("-h", "--help") else 0
+    except (ValueError, TypeError, OSError) as error:
+        print(f"deeplab-lesson: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _usage() -> str:
+    rows = {"train": train_command, **COMMANDS}
+    lines = [f"  {name:<10}{(function.__doc__ or '').splitlines()[0]}" for name, function in rows.items()]
+    return "\n".join(["usage: deeplab-lesson COMMAND ... (COMMAND --help says more)", *lines])
+
+
+def _advance(bar: "tqdm[None]", done: int) -> None:
+    bar.update(done - bar.n)

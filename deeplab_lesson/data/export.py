@@ -1,0 +1,48 @@
+"""Writing a data set as files, in the layout of PASCAL VOC."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image
+
+from deeplab_lesson.data.datasets import SegmentationDataset
+from deeplab_lesson.data.files import write_atomically, write_label, write_picture
+from deeplab_lesson.data.palette import VOID
+
+
+def export_voc(folder: str | Path, sets: Mapping[str, SegmentationDataset]) -> int:
+    """Write sets as one folder that `VOCFolder` reads; return the number of pictures.
+
+    Pictures go to JPEGImages/ as PNG (nothing is lost, in spite of the folder's name), labels to
+    SegmentationClass/ as palette PNG, lists to ImageSets/Segmentation/SPLIT.txt, names and colors to classes.txt.
+
+    Args:
+        sets: data sets of the same classes by split name.
+
+    Raises:
+        ValueError: the folder holds pictures already, or the sets have different classes.
+    """
+    root = Path(folder)
+    if any((root / "JPEGImages").glob("*")):
+        raise ValueError(f"{root}/JPEGImages holds pictures already: give a new folder, or empty this one")
+    first = next(iter(sets.values()))
+    for split, dataset in sets.items():
+        if tuple(dataset.classes) != tuple(first.classes):
+            raise ValueError(
+                f"the split {split!r} has the classes {', '.join(dataset.classes)} and another split "
+                f"{', '.join(first.classes)}: one folder holds one list of classes; export them apart"
+            )
+    for split, dataset in sets.items():
+        for index in range(len(dataset)):
+            image, label = dataset.read(index)[:2]
+            name = dataset.name(index)
+            write_picture(root / "JPEGImages" / f"{name}.png", Image.fromarray(image))
+            write_label(root / "SegmentationClass" / f"{name}.png", label, dataset.palette)
+        names = "".join(f"{dataset.name(index)}\n" for index in range(len(dataset)))
+        write_atomically(root / "ImageSets" / "Segmentation" / f"{split}.txt", names.encode())
+    lines = [
+        f"{class_id} {name} {' '.join(str(value) for value in first.palette[class_id])}\n"
+        for class_id, name in [*enumerate(first.classes), (VOID, "void")]
+    ]
+    write_atomically(root / "classes.txt", "".join(lines).encode())
+    return sum(len(dataset) for dataset in sets.values())

@@ -1,0 +1,114 @@
+"""From pictures to tensors: normalization, and the random scale, crop and flip of the papers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from deeplab_lesson.data.palette import VOID
+from deeplab_lesson.layers.resize import resize_labels
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # RGB in 0..1: what torchvision's trunks were trained with
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalize(image: NDArray[np.uint8] | Tensor) -> Tensor:
+    """Turn uint8 [H, W, 3] (array) or [..., 3, H, W] (tensor) into float32, ImageNet's mean 0 and deviation 1."""
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    mean, std = (torch.tensor(v, device=image.device)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return (image.float() / 255 - mean) / std
+
+
+def denormalize(image: Tensor) -> NDArray[np.uint8]:
+    """Turn one normalized [3, H, W] back into a picture, uint8 [H, W, 3]."""
+    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+    picture = ((image.detach().cpu().float() * std + mean) * 255).round().clamp(0, 255)
+    return picture.to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+class EvalTransform:
+    """The picture as it is: image float32 [3, H, W], label int64 [H, W]."""
+
+    def __call__(self, image: NDArray[np.uint8], label: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+        return normalize(image), torch.from_numpy(label.astype(np.int64))
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Random scale, crop and flip; the result is image float32 [3, crop, crop] and label int64 [crop, crop].
+
+    The window is cut first and resized after, so that the cost does not depend on the picture's size. Where the
+    window reaches beyond the picture, the image continues with ImageNet's mean and the label with void (255):
+    padding labels with 0 would teach "background" where there is nothing.
+
+    Args:
+        crop: (height, width) of the result.
+        scale: range of the random zoom; v2 took 0.5 to 1.5, v3 and v3+ 0.5 to 2.0.
+        flip: probability of a left-right flip.
+        color_jitter: strength of random brightness, contrast and saturation; 0 turns it off (the papers).
+    """
+
+    crop: tuple[int, int]
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: float = 0.5
+    color_jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.crop) < 1 or not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(
+                f"crop={self.crop}, scale={self.scale}: allowed are a crop (height, width) of positive numbers "
+                "and a scale (smallest, largest) with 0 < smallest <= largest"
+            )
+
+    def __call__(
+        self, image: NDArray[np.uint8], label: NDArray[np.uint8], generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw one view. The same generator state gives the same view."""
+        from torchvision.transforms.v2 import functional as F  # late: the package loads without torchvision
+
+        scale_draw, top_draw, left_draw, flip_draw = torch.rand(4, generator=generator).tolist()
+        scale = self.scale[0] + (self.scale[1] - self.scale[0]) * scale_draw
+        window = [max(1, round(side / scale)) for side in self.crop]
+        top = _window_start(image.shape[0], window[0], top_draw)
+        left = _window_start(image.shape[1], window[1], left_draw)
+        pixels = torch.from_numpy(_cut(image, top, left, window, _MEAN_COLOR)).permute(2, 0, 1)
+        ids = torch.from_numpy(_cut(label, top, left, window, VOID))
+        if window != list(self.crop):
+            pixels = F.resize(pixels, list(self.crop), antialias=True)
+            ids = resize_labels(ids, self.crop)
+        if flip_draw < self.flip:
+            pixels, ids = F.horizontal_flip(pixels), F.horizontal_flip(ids)
+        if self.color_jitter:
+            factors = 1 + self.color_jitter * (2 * torch.rand(3, generator=generator) - 1)
+            for adjust, factor in zip(
+                (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation), factors.tolist(), strict=True
+            ):
+                pixels = adjust(pixels, factor)
+        return normalize(pixels), ids.long()
+
+
+_MEAN_COLOR = np.array([round(255 * mean) for mean in IMAGENET_MEAN], dtype=np.uint8)
+
+
+def _window_start(size: int, window: int, draw: float) -> int:
+    """Place a window of `window` pixels in `size` (or the other way round where it is larger)."""
+    room = size - window
+    return min(0, room) + int(draw * (abs(room) + 1))
+
+
+def _cut(
+    picture: NDArray[np.uint8], top: int, left: int, window: list[int], fill: NDArray[np.uint8] | int
+) -> NDArray[np.uint8]:
+    """Cut a window that may reach beyond the picture; what lies outside is `fill`."""
+    height, width = window
+    inside = picture[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)]
+    if inside.shape[:2] == (height, width):
+        return np.ascontiguousarray(inside)
+    result = np.empty((height, width, *picture.shape[2:]), dtype=np.uint8)
+    result[...] = fill
+    y, x = max(0, -top), max(0, -left)
+    result[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+    return result

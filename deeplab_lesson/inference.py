@@ -1,0 +1,150 @@
+"""From a picture to its labels, and to a picture of them that people can read."""
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from deeplab_lesson.data.files import PICTURE_ENDINGS, read_image, write_label, write_picture
+from deeplab_lesson.data.palette import VOC_PALETTE, VOID, colorize
+from deeplab_lesson.data.transforms import normalize
+from deeplab_lesson.models.base import SegmentationModel
+from deeplab_lesson.training.checkpoint import load_checkpoint
+
+
+@torch.inference_mode()
+def predict(model: SegmentationModel, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Label one picture.
+
+    Args:
+        model: put into eval mode for the call.
+        image: uint8 [H, W, 3], RGB, as `Image.open` or a data set gives it: not normalized.
+
+    Returns:
+        Class ids, uint8 [H, W].
+
+    Raises:
+        TypeError: not uint8.
+        ValueError: not [H, W, 3].
+    """
+    seen = getattr(image, "dtype", type(image).__name__)
+    if seen != np.uint8:
+        raise TypeError(
+            f"the image is {seen}: allowed is uint8 RGB from 0 to 255, np.array(Image.open(...).convert('RGB'))"
+        )
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(f"the image has the shape {image.shape}: allowed is (height, width, 3)")
+    training = model.training
+    model.eval()
+    try:
+        logits = model(normalize(image)[None].to(next(model.parameters()).device))  # [1, C, H, W]
+    finally:
+        model.train(training)
+    labels: NDArray[np.uint8] = logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+    return labels
+
+
+def overlay(
+    image: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    palette: NDArray[np.uint8] = VOC_PALETTE,
+    *,
+    opacity: float = 0.55,
+) -> NDArray[np.uint8]:
+    """Lay the colors of the labels over the picture. Black classes (VOC's background) and void leave it as it is."""
+    colors = colorize(labels, palette)
+    shown = (colors.any(axis=2) & (labels != VOID))[..., None]
+    mixed = (1 - opacity) * image + opacity * colors
+    result: NDArray[np.uint8] = np.where(shown, mixed, image).round().astype(np.uint8)
+    return result
+
+
+def with_legend(
+    picture: NDArray[np.uint8], labels: NDArray[np.uint8], classes: Sequence[str], palette: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Put a column at the right of the picture: color, name and share of each class in it, largest first."""
+    counts = np.bincount(labels[labels < len(classes)], minlength=len(classes))
+    present = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
+    size = max(11, min(28, picture.shape[0] // 28))
+    font = ImageFont.load_default(size)
+    lines = [f"{classes[i]} {100 * counts[i] / counts.sum():.1f} %" for i in present]
+    line_height = round(1.7 * size)
+    width = 3 * size + max((round(font.getlength(line)) for line in lines), default=0)
+    height = max(picture.shape[0], line_height * len(lines) + size)
+    page = Image.new("RGB", (picture.shape[1] + width, height), "white")
+    page.paste(Image.fromarray(picture))
+    draw = ImageDraw.Draw(page)
+    for row, (class_id, line) in enumerate(zip(present, lines, strict=True)):
+        top, left = row * line_height + size // 2, picture.shape[1] + size // 2
+        draw.rectangle((left, top, left + size, top + size), tuple(palette[class_id].tolist()), "black")
+        draw.text((left + 1.6 * size, top + size / 2), line, "black", font, anchor="lm")
+    return np.array(page)
+
+
+def find_pictures(inputs: Iterable[str | Path]) -> list[Path]:
+    """Return the picture files that files, folders and globs name, each once.
+
+    Raises:
+        FileNotFoundError: an input that names no picture.
+    """
+    found: dict[Path, None] = {}
+    for given in inputs:
+        path = Path(given)
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_ENDINGS)
+        elif path.exists():
+            files = [path]
+        else:
+            files = sorted(Path(name) for name in glob.glob(str(given), recursive=True) if Path(name).is_file())
+        if not files:
+            raise FileNotFoundError(
+                f"{given} names no picture: allowed are files, folders and globs; pictures end in "
+                f"{', '.join(PICTURE_ENDINGS)}"
+            )
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+def predict_files(
+    checkpoint: str | Path, inputs: Iterable[str | Path], out: str | Path, *, device: str = "cpu"
+) -> Iterator[tuple[Path, Path]]:
+    """Label picture files: for each a palette PNG of class ids, name.png, and name_overlay.png with a legend.
+
+    Yields:
+        The picture and the label file written for it, one after the other.
+
+    Raises:
+        FileNotFoundError: no checkpoint, or an input that names no picture.
+        ValueError: a file that is no picture, or two pictures whose results would have one name.
+    """
+    model, metadata = load_checkpoint(checkpoint, device=device)
+    classes, palette = class_colors(metadata)
+    pictures = find_pictures(inputs)
+    stems = [path.stem for path in pictures]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise ValueError(
+            f"several pictures are named {', '.join(twice[:3])}: their results would overwrite one another in {out}; "
+            "rename them, or predict them into different folders"
+        )
+    for path in pictures:
+        image = read_image(path, upright=True)
+        labels = predict(model, image)
+        target = Path(out) / f"{path.stem}.png"
+        write_label(target, labels, palette)
+        page = with_legend(overlay(image, labels, palette), labels, classes, palette)
+        write_picture(target.with_name(f"{path.stem}_overlay.png"), Image.fromarray(page))
+        yield path, target
+
+
+def class_colors(metadata: dict[str, Any]) -> tuple[list[str], NDArray[np.uint8]]:
+    """Return a checkpoint's class names and its palette, uint8 [256, 3]."""
+    palette = VOC_PALETTE.copy()
+    colors = np.array(metadata["palette"], dtype=np.uint8).reshape(-1, 3)
+    palette[: len(colors)] = colors
+    return list(metadata["classes"]), palette

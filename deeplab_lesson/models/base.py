@@ -1,0 +1,58 @@
+"""What every segmentation model of this package promises."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SMALLEST_IMAGE = 33
+
+
+class SegmentationModel(nn.Module):
+    """A network whose `forward(images)` returns logits [N, C, H, W] at the size of the images.
+
+    Attributes:
+        spec: the arguments of `create_model` that make this model again.
+    """
+
+    spec: dict[str, Any]
+
+    def forward_heads(self, images: Tensor) -> dict[str, Tensor]:
+        """Return everything that training needs; the key "out" is what `forward` returns."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images, normalized float [N, 3, H, W] with H and W at least 33, to logits [N, C, H, W]."""
+        return self.forward_heads(images)["out"]
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The parameters that start from nothing even when the trunk is pretrained."""
+        trunk = {id(parameter) for parameter in self.backbone.parameters()}  # type: ignore[union-attr]
+        return [parameter for parameter in self.parameters() if id(parameter) not in trunk]
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse what is not a batch of RGB pictures of a usable size.
+
+    Raises:
+        TypeError: not floating point.
+        ValueError: not [N, 3, H, W], or smaller than 33 pixels.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(
+            f"images have the shape {list(images.shape)}: allowed is [N, 3, H, W] (RGB); "
+            "add a batch dimension with images[None], or move the channels first with permute(0, 3, 1, 2)"
+        )
+    if not images.is_floating_point():
+        raise TypeError(
+            f"images are {images.dtype}: allowed is floating point, normalized with ImageNet's mean and standard "
+            "deviation; use deeplab_lesson.data.EvalTransform or normalize()"
+        )
+    if min(images.shape[2:]) < SMALLEST_IMAGE:
+        raise ValueError(
+            f"images are {images.shape[2]}x{images.shape[3]} (height x width): both must be at least "
+            f"{SMALLEST_IMAGE}; enlarge them first"
+        )
+
+
+torch.fx.wrap("check_images")

@@ -1,0 +1,49 @@
+"""Where a training runs and in which precision."""
+
+import os
+
+import torch
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device asked for; "auto" takes a CUDA GPU, else Apple's, else the CPU.
+
+    Raises:
+        ValueError: a device that is not there.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, present in there.items() if present))
+    if not there.get(name.split(":")[0], False):
+        found = ", ".join(kind for kind, present in there.items() if present)
+        raise ValueError(f"device={name!r} is not there: this machine has {found}; take one of these, or auto")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """Return the precision of the forward pass.
+
+    "auto" is bfloat16 on GPUs whose matrix units have it (compute capability 8.0 and up), float16 with
+    gradient scaling on older ones such as the T4 (7.5), and float32 elsewhere.
+
+    Raises:
+        ValueError: an unknown name, or float16 on a CPU.
+    """
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    if name not in names:
+        raise ValueError(f"precision={name!r}: allowed are auto, {', '.join(names)}")
+    if name == "float16" and device.type == "cpu":
+        raise ValueError("precision='float16' needs a GPU: take float32 or bfloat16 on a CPU")
+    return names[name]
+
+
+def make_deterministic(device: torch.device) -> None:
+    """Let every operation give the same bits each time, where the device can."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)

@@ -1,0 +1,98 @@
+"""What a training tells: a progress bar, metrics.jsonl, and TensorBoard where it is installed."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tqdm import tqdm
+
+
+class Reporter:
+    """Shows loss, learning rate, pictures a second and time left, and writes the numbers down.
+
+    In a terminal or a live notebook it is a bar; elsewhere (a log file, a page being built) it is one line at each
+    record. On resuming, records after the step resumed from are removed, so that none stands twice.
+    """
+
+    def __init__(self, folder: Path, first_step: int, steps: int, batch_size: int, *, tensorboard: bool) -> None:
+        self.path = folder / "metrics.jsonl"
+        self.batch_size = batch_size
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= first_step]
+            self.path.write_text("".join(kept), encoding="utf-8")
+        self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed in __exit__
+        self.bar = _bar(first_step, steps)
+        self.board = _board(folder, first_step) if tensorboard else None
+        self.mark = (time.perf_counter(), first_step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.close()
+        self.bar.close()
+        if self.board is not None:
+            self.board.close()
+
+    def tick(self) -> None:
+        """Count one step."""
+        self.bar.update(1)
+
+    def restart_clock(self, step: int) -> None:
+        """Leave the time since the last record (an evaluation, say) out of the speed."""
+        self.mark = (time.perf_counter(), step)
+
+    def record(self, step: int, loss: float, learning_rate: float) -> None:
+        """Write down a stretch of training."""
+        seconds, since = time.perf_counter() - self.mark[0], self.mark[1]
+        speed = (step - since) * self.batch_size / seconds if step > since else 0.0
+        self.restart_clock(step)
+        self.bar.set_postfix(loss=f"{loss:.3f}", lr=f"{learning_rate:.2g}", images_s=f"{speed:.0f}")
+        self._write({"step": step, "loss": loss, "learning_rate": learning_rate, "images_per_second": round(speed, 1)})
+
+    def scores(self, step: int, scores: dict[str, Any]) -> None:
+        """Write down an evaluation."""
+        self.say(f"step {step}: validation mIoU {100 * scores['mean_iou']:.1f} %")
+        self._write({"step": step, **scores})
+
+    def say(self, text: str) -> None:
+        """Print a line without breaking the bar."""
+        tqdm.write(text)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self.file.write(json.dumps(record) + "\n")
+        self.file.flush()
+        if self.board is not None:
+            for key, value in record.items():
+                if isinstance(value, float):
+                    self.board.add_scalar(key, value, record["step"])
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a file that a kill may have cut in its last one."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return lines if not lines or lines[-1].endswith("\n") else lines[:-1]
+
+
+def _bar(first_step: int, steps: int) -> Any:
+    if "ipykernel" in sys.modules and not os.environ.get("DEEPLAB_STATIC"):
+        from tqdm.auto import tqdm as bar
+    else:
+        bar = tqdm
+    quiet = bar is tqdm and not sys.stderr.isatty()
+    return bar(total=steps, initial=first_step, unit="step", dynamic_ncols=True, disable=quiet)
+
+
+def _board(folder: Path, first_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(folder / "tensorboard", purge_step=first_step)

@@ -1,0 +1,266 @@
+"""The training loop, top to bottom: batches, update, record, evaluate, save, and going on after a stop."""
+
+import dataclasses
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeplab_lesson.data.datasets import SegmentationDataset
+from deeplab_lesson.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
+from deeplab_lesson.losses import cross_entropy
+from deeplab_lesson.models.base import SegmentationModel
+from deeplab_lesson.models.registry import create_model
+from deeplab_lesson.training.checkpoint import BEST, LAST, STATE, load_state, save_checkpoint, save_state
+from deeplab_lesson.training.config import TrainConfig, open_dataset
+from deeplab_lesson.training.evaluation import Evaluation, evaluate
+from deeplab_lesson.training.hardware import choose_device, choose_precision, make_deterministic
+from deeplab_lesson.training.interrupt import Stopped, StopSwitch
+from deeplab_lesson.training.loader import training_batches
+from deeplab_lesson.training.optim import parameter_groups, poly_schedule, set_learning_rate
+from deeplab_lesson.training.report import Reporter
+
+# settings that may differ when a training goes on, because they do not change what it computes
+FREE_SETTINGS = (
+    "root",
+    "download",
+    "out",
+    "resume",
+    "workers",
+    "cache",
+    "log_every",
+    "save_every",
+    "tensorboard",
+)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training leaves: the model in eval mode, its last evaluation, the run's folder, whether it ended."""
+
+    model: SegmentationModel
+    evaluation: Evaluation | None
+    out: Path
+    finished: bool
+
+
+def train(
+    config: TrainConfig,
+    *,
+    model: SegmentationModel | None = None,
+    train_set: SegmentationDataset | None = None,
+    val_set: SegmentationDataset | None = None,
+) -> TrainResult:
+    """Train a model as `config` says; model and data may be given instead of named.
+
+    Ctrl-C and SIGTERM save before they stop. A run that was stopped or killed goes on with resume=True and, on
+    a CPU with the same number of threads, ends with the same weights bit for bit.
+
+    Raises:
+        ValueError: settings that make no sense, a folder that already holds a run, a loss that is not finite.
+        FileNotFoundError: data or a run that is not there.
+    """
+    return Trainer(config, model, train_set, val_set).run()
+
+
+class Trainer:
+    """One training run, from its settings to its last checkpoint."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: SegmentationModel | None = None,
+        train_set: SegmentationDataset | None = None,
+        val_set: SegmentationDataset | None = None,
+    ) -> None:
+        self.config, self.out = config, Path(config.out)
+        if not config.resume and (self.out / STATE).exists():
+            raise ValueError(
+                f"{self.out} already holds a training: go on with it (resume=True, --resume), or choose another "
+                "folder (out=..., --out)"
+            )
+        if train_set is None:
+            train_set = open_dataset(config.data, config.train_split, config.root, download=config.download)
+        self.train_set = train_set
+        self.val_set = open_dataset(config.data, config.val_split, config.root) if val_set is None else val_set
+        self.device = choose_device(config.device)
+        self.precision = choose_precision(config.precision, self.device)
+        if config.deterministic:
+            make_deterministic(self.device)
+        torch.manual_seed(config.seed)  # for the initial weights and for dropout
+        self.model = model or create_model(
+            config.model,
+            len(train_set.classes),
+            output_stride=config.output_stride,
+            pretrained_backbone=config.pretrained_backbone,
+        )
+        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.SGD(
+            parameter_groups(self.model, config.learning_rate, config.weight_decay, config.head_multiplier),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            fused=self.device.type == "cuda",
+        )
+        self.scaler = torch.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+        self.schedule = poly_schedule(config.steps, config.power, config.warmup_steps)
+        self.step = 0
+        self.scored_step = 0  # the last step after which the model was evaluated
+        self.best_mean_iou = -1.0
+        self.evaluation: Evaluation | None = None
+        self.first_bad_step = torch.tensor(-1, device=self.device)
+        self.stop = StopSwitch()
+        if config.resume:
+            self._restore(load_state(self.out / STATE))
+
+    def run(self) -> TrainResult:
+        """Train to the end, or until Ctrl-C or SIGTERM; either way the state is saved."""
+        config, losses = self.config, list[Tensor]()
+        transform = TrainTransform(config.crop, config.scale, config.flip, config.color_jitter)
+        batches = training_batches(
+            self.train_set, transform, config, first_step=self.step, pin_memory=self.device.type == "cuda"
+        )
+        reporter = Reporter(self.out, self.step, config.steps, config.batch_size, tensorboard=config.tensorboard)
+        with reporter, self.stop:
+            reporter.say(
+                f"{self.model.spec['name']}, {len(self.train_set.classes)} classes, {len(batches.dataset)} pictures, "  # type: ignore[arg-type]
+                f"{self.device}, {str(self.precision).removeprefix('torch.')}, step {self.step} of {config.steps}"
+            )
+            try:
+                self._maybe_evaluate(reporter)  # the run may have been stopped during an evaluation
+                for images, labels in batches:
+                    losses.append(self._update(images, labels))
+                    self.step += 1
+                    reporter.tick()
+                    if self.step % config.log_every == 0 or self.step == config.steps:
+                        self._check_finite()
+                        rate = float(self.optimizer.param_groups[0]["lr"])
+                        reporter.record(self.step, torch.stack(losses).mean().item(), rate)
+                        losses.clear()
+                    self._maybe_evaluate(reporter)
+                    if self.step % config.save_every == 0 or self.step == config.steps:
+                        self._save()
+                    self.stop.check()
+            except Stopped:
+                self._save()
+                kind = self.stop.signal.name if self.stop.signal else "a signal"
+                reporter.say(f"stopped by {kind} at step {self.step} of {config.steps}: saved in {self.out}")
+        return TrainResult(self.model.eval(), self.evaluation, self.out, self.step == config.steps)
+
+    def _update(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Take one step of SGD and return the loss, without waiting for the device."""
+        self.model.train()
+        set_learning_rate(self.optimizer, self.schedule(self.step))
+        images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        labels = labels.to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            logits = self.model(images)
+        loss = cross_entropy(logits, labels)  # in float32
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        bad = ~loss.detach().isfinite()
+        if not self.scaler.is_enabled():  # float16's scaler meets overflows and skips those steps itself
+            bad = bad | ~norm.isfinite()
+        self.first_bad_step = torch.where(bad & (self.first_bad_step < 0), self.step + 1, self.first_bad_step)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss.detach()
+
+    def _check_finite(self) -> None:
+        """Look once, for all steps since the last look, whether a loss was not finite."""
+        if (step := int(self.first_bad_step)) >= 0:
+            saved = (self.out / STATE).exists()
+            raise ValueError(
+                f"the loss or its gradient is not finite at step {step}; "
+                + (f"the checkpoint from before is whole in {self.out}" if saved else "nothing had been saved yet")
+                + f". Lower learning_rate (now {self.config.learning_rate}), add warmup_steps, or look for "
+                "pictures and labels that are not what they should be"
+            )
+
+    def _maybe_evaluate(self, reporter: Reporter) -> None:
+        due = self.step % self.config.evaluate_every == 0 or self.step == self.config.steps
+        if not due or self.scored_step == self.step:
+            return
+        self._check_finite()
+        self.evaluation = evaluate(self.model, self.val_set, progress=lambda pictures: self.stop.check())
+        self.scored_step = self.step
+        reporter.scores(self.step, self.evaluation.to_json())
+        if self.evaluation.mean_iou > self.best_mean_iou:
+            self.best_mean_iou = self.evaluation.mean_iou
+            save_checkpoint(self.out / BEST, self.model, self._description())
+        self._save()
+        reporter.restart_clock(self.step)
+
+    def _save(self) -> None:
+        self._check_finite()
+        save_checkpoint(self.out / LAST, self.model, self._description())
+        save_state(
+            self.out / STATE,
+            {
+                "step": self.step,
+                "scored_step": self.scored_step,
+                "best_mean_iou": self.best_mean_iou,
+                "evaluation": json.dumps(self.evaluation and self.evaluation.to_json()),
+                "settings": self._settings(),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "random_state": torch.get_rng_state(),
+                "cuda_random_states": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            },
+        )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        then, now = state["settings"], self._settings()
+        different = [f"{key} was {then.get(key)} and is {now[key]}" for key in now if then.get(key) != now[key]]
+        if different:
+            raise ValueError(
+                f"the training in {self.out} has other settings: {'; '.join(different)}. Go on with the same "
+                "settings, or start a new one in another folder (out=..., --out)"
+            )
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random_state"])
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state_all(state["cuda_random_states"])
+        self.step, self.scored_step = state["step"], state["scored_step"]
+        self.best_mean_iou = state["best_mean_iou"]
+        self.evaluation = Evaluation.from_json(json.loads(state["evaluation"]))
+
+    def _settings(self) -> dict[str, str]:
+        """What must be the same for a training to go on, as text."""
+        settings = {key: str(value) for key, value in dataclasses.asdict(self.config).items()}
+        settings |= {"model": json.dumps(self.model.spec), "classes": ", ".join(self.train_set.classes)}
+        settings |= {
+            "pictures": str(len(self.train_set)),
+            "device": self.device.type,
+            "precision": str(self.precision),
+        }
+        return {key: value for key, value in settings.items() if key not in FREE_SETTINGS}
+
+    def _description(self) -> dict[str, Any]:
+        """What a user of the weights needs to know."""
+        return {
+            "step": self.step,
+            "classes": list(self.train_set.classes),
+            "palette": self.train_set.palette[: len(self.train_set.classes)].tolist(),
+            "normalization": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
+            "metrics": self.evaluation.to_json() if self.evaluation else None,
+            "config": {
+                key: value if isinstance(value, (int, float, bool, list, tuple)) else str(value)
+                for key, value in dataclasses.asdict(self.config).items()
+                if value is not None
+            },
+            "versions": {
+                "python": platform.python_version(),
+                "torch": str(torch.__version__),
+                "numpy": np.__version__,
+            },
+        }
