@@ -67,7 +67,7 @@ class Scenes(SegmentationDataset):
             radius of 4 pixels; wires, pebbles and seeds do not. Below 64 pixels a picture is crowded.
         length: the number of pictures; by default 4096, 512 and 512.
         seed: a non-negative integer; another seed is another data set.
-        transform: see `SegmentationDataset`.
+        transform: called with (image, label) or, with `instances=True`, with (image, label, instance map).
         instances: also give the map of instances, as panoptic segmentation needs it.
 
     Raises:

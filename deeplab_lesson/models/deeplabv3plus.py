@@ -106,7 +106,7 @@ def deeplabv3plus_resnet(
     aspp_rates_at_16: Sequence[int] = ASPP_RATES_AT_16,
 ) -> DeepLabV3Plus:
     """v3+ on torchvision's ResNet of the given depth, at output stride 16 unless another is asked for."""
-    plan = plan_dilation(output_stride or 16, aspp_rates_at_16=aspp_rates_at_16)
+    plan = plan_dilation(16 if output_stride is None else output_stride, aspp_rates_at_16=aspp_rates_at_16)
     trunk = ResNetTrunk(depth, plan, pretrained=pretrained_backbone)
     return DeepLabV3Plus(
         trunk,
@@ -134,7 +134,7 @@ def deeplabv3plus_mini(
             "pretrained_backbone=True: there are no ImageNet weights for the mini trunk; "
             "allowed with the resnet models; take pretrained_backbone=False or deeplabv3plus_resnet18"
         )
-    plan = plan_dilation(output_stride or 16, aspp_rates_at_16=aspp_rates_at_16)
+    plan = plan_dilation(16 if output_stride is None else output_stride, aspp_rates_at_16=aspp_rates_at_16)
     return DeepLabV3Plus(
         MiniTrunk(plan),
         num_classes,
