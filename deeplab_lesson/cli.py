@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 import tyro
 from tqdm import tqdm
 from tyro.conf import Positional, arg
@@ -17,7 +19,7 @@ from deeplab_lesson.training.config import DataName, TrainConfig, open_dataset, 
 
 def train_command(arguments: Sequence[str]) -> None:
     """Train a model. --preset cpu|gpu fills in recommended settings, which other options then change."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = argparse.ArgumentParser(prog="deeplab-lesson train", add_help=False, allow_abbrev=False)
     first.add_argument("--data", default="scenes")
     first.add_argument("--preset")
     known, _ = first.parse_known_args(arguments)
@@ -60,17 +62,22 @@ def evaluate_command(
         batch_size: pictures of one size that go through the model together.
         workers: processes that read pictures.
         device: cuda, mps, cpu or auto.
-        json_file: also write the scores into this file.
+        json_file: also write the scores into this file; its name ends in .json.
     """
+    from deeplab_lesson.data.files import write_atomically
+    from deeplab_lesson.inference import class_colors
     from deeplab_lesson.training.checkpoint import load_checkpoint
     from deeplab_lesson.training.evaluation import evaluate
     from deeplab_lesson.training.hardware import choose_device
 
+    if json_file is not None and (json_file.suffix != ".json" or json_file.is_dir()):
+        raise ValueError(f"--json {json_file}: allowed is a file name that ends in .json, so that nothing else is lost")
     model, metadata = load_checkpoint(checkpoint, device=str(choose_device(device)))
     dataset = open_dataset(data, split, root)
-    if list(dataset.classes) != metadata["classes"]:
+    classes, _ = class_colors(metadata)
+    if list(dataset.classes) != classes:
         raise ValueError(
-            f"{checkpoint} was trained on the classes {', '.join(metadata['classes'])}, and the data has "
+            f"{checkpoint} was trained on the classes {', '.join(classes)}, and the data has "
             f"{', '.join(dataset.classes)}: evaluate on data with the same classes in the same order"
         )
     with tqdm(total=len(dataset), unit="picture", disable=not sys.stderr.isatty()) as bar:
@@ -83,8 +90,7 @@ def evaluate_command(
         )
     print(f"{metadata['model']['name']} on {data} {split}\n{scores}")
     if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(scores.to_json(), indent=1) + "\n", encoding="utf-8")
+        write_atomically(json_file, (json.dumps(scores.to_json(), indent=1) + "\n").encode())
 
 
 def predict_command(
@@ -123,7 +129,9 @@ def models_command(pattern: Positional[str] = "*") -> None:
         raise ValueError(f"no model matches {pattern!r}: there are {', '.join(list_models())}")
     print(f"{'model':<28}{'parameters':>14}")
     for name in names:
-        print(f"{name:<28}{sum(p.numel() for p in create_model(name).parameters()):>14,}")
+        with torch.device("meta"):  # shapes without memory: the largest has half a gigabyte of weights
+            model = create_model(name)
+        print(f"{name:<28}{sum(p.numel() for p in model.parameters()):>14,}")
 
 
 def scenes_command(
@@ -147,8 +155,11 @@ def scenes_command(
     from deeplab_lesson.data.export import export_voc
     from deeplab_lesson.data.scenes import Scenes
 
-    if len(split) != len(count):
-        raise ValueError(f"{len(split)} splits and {len(count)} counts: give one count for each split")
+    if len(split) != len(count) or len(set(split)) != len(split) or not split:
+        raise ValueError(
+            f"--split {' '.join(split)} has {len(split)} names and --count {len(count)} numbers: give each split once, "
+            "and one count for each"
+        )
     sets: dict[str, SegmentationDataset] = {
         name: Scenes(name, size, length=n, seed=seed) for name, n in zip(split, count, strict=True)
     }
@@ -174,10 +185,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(_usage(), file=sys.stderr if words and words[0] not in ("-h", "--help") else sys.stdout)
             return 2 if words and words[0] not in ("-h", "--help") else 0
-    except (ValueError, TypeError, OSError) as error:
-        print(f"deeplab-lesson: {error}", file=sys.stderr)
+        sys.stdout.flush()  # a reader that has gone is noticed here, not while Python ends
+    except KeyboardInterrupt:
+        print("deeplab-lesson: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output (head, less) has gone: nothing is wrong
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, TypeError, OSError, MemoryError, torch.OutOfMemoryError) as error:
+        print(f"deeplab-lesson: {_one_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _one_line(error: BaseException) -> str:
+    """What went wrong, without the trace that a DataLoader puts before the message of its worker."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return f"out of memory ({error}): take smaller batches, crops or pictures, or another device".replace("\n", " ")
+    if isinstance(error, (FileExistsError, NotADirectoryError)) and error.filename:
+        return f"{error.filename}: a file stands where a folder is needed; choose another name"
+    text = error.strerror if isinstance(error, OSError) and error.strerror and not error.filename else str(error)
+    if "Original Traceback" in text:
+        text = text.rstrip().splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split())
 
 
 def _usage() -> str:

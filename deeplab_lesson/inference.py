@@ -10,11 +10,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from deeplab_lesson.data.files import PICTURE_ENDINGS, read_image, write_label, write_picture
+from deeplab_lesson.data.files import PICTURE_ENDINGS, picture_files, read_image, write_label, write_picture
 from deeplab_lesson.data.palette import VOC_PALETTE, VOID, colorize
 from deeplab_lesson.data.transforms import normalize
 from deeplab_lesson.models.base import SegmentationModel
 from deeplab_lesson.training.checkpoint import load_checkpoint
+from deeplab_lesson.training.evaluation import evaluating
 
 
 @torch.inference_mode()
@@ -22,7 +23,7 @@ def predict(model: SegmentationModel, image: NDArray[np.uint8]) -> NDArray[np.ui
     """Label one picture.
 
     Args:
-        model: put into eval mode for the call.
+        model: put into eval mode for the call, and back afterwards.
         image: uint8 [H, W, 3], RGB, as `Image.open` or a data set gives it: not normalized.
 
     Returns:
@@ -39,12 +40,8 @@ def predict(model: SegmentationModel, image: NDArray[np.uint8]) -> NDArray[np.ui
         )
     if image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"the image has the shape {image.shape}: allowed is (height, width, 3)")
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         logits = model(normalize(image)[None].to(next(model.parameters()).device))  # [1, C, H, W]
-    finally:
-        model.train(training)
     labels: NDArray[np.uint8] = logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
     return labels
 
@@ -57,6 +54,11 @@ def overlay(
     opacity: float = 0.55,
 ) -> NDArray[np.uint8]:
     """Lay the colors of the labels over the picture. Black classes (VOC's background) and void leave it as it is."""
+    if image.shape != (*labels.shape, 3):
+        raise ValueError(
+            f"the image is {list(image.shape)} and the labels {list(labels.shape)}: allowed are [H, W, 3] and [H, W] "
+            "of one size; resize the labels with resize_labels"
+        )
     colors = colorize(labels, palette)
     shown = (colors.any(axis=2) & (labels != VOID))[..., None]
     mixed = (1 - opacity) * image + opacity * colors
@@ -92,22 +94,24 @@ def find_pictures(inputs: Iterable[str | Path]) -> list[Path]:
     Raises:
         FileNotFoundError: an input that names no picture.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_ENDINGS)
+            files = picture_files(path)
         elif path.exists():
             files = [path]
         else:
-            files = sorted(Path(name) for name in glob.glob(str(given), recursive=True) if Path(name).is_file())
+            named = sorted(Path(name) for name in glob.glob(str(given), recursive=True))
+            files = [file for file in named if file.is_file() and file.suffix.lower() in PICTURE_ENDINGS]
         if not files:
             raise FileNotFoundError(
                 f"{given} names no picture: allowed are files, folders and globs; pictures end in "
                 f"{', '.join(PICTURE_ENDINGS)}"
             )
-        found |= dict.fromkeys(files)
-    return list(found)
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
 
 
 def predict_files(
@@ -120,31 +124,57 @@ def predict_files(
 
     Raises:
         FileNotFoundError: no checkpoint, or an input that names no picture.
-        ValueError: a file that is no picture, or two pictures whose results would have one name.
+        ValueError: a file that is no picture, two pictures whose results would have one name, or a result that
+            would overwrite a file that no prediction has written.
     """
     model, metadata = load_checkpoint(checkpoint, device=device)
     classes, palette = class_colors(metadata)
     pictures = find_pictures(inputs)
-    stems = [path.stem for path in pictures]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    results = [Path(out) / f"{path.stem}{end}.png" for path in pictures for end in ("", "_overlay")]
+    names = [path.name.casefold() for path in results]  # some file systems take A.png and a.png for one
+    twice = sorted({path.stem for path in results if names.count(path.name.casefold()) > 1})
     if twice:
         raise ValueError(
             f"several pictures are named {', '.join(twice[:3])}: their results would overwrite one another in {out}; "
             "rename them, or predict them into different folders"
         )
-    for path in pictures:
+    sources = {path.resolve() for path in pictures}
+    for target, overlaid in zip(results[::2], results[1::2], strict=True):
+        for path in (target, overlaid):  # what an earlier prediction wrote may go: it always stands beside an overlay
+            if path.resolve() in sources or (path.exists() and not overlaid.exists()):
+                raise ValueError(
+                    f"{path} is there already and is no earlier result: it would be overwritten; give another folder "
+                    "(out=..., --out)"
+                )
+    for path, target, overlaid in zip(pictures, results[::2], results[1::2], strict=True):
         image = read_image(path, upright=True)
-        labels = predict(model, image)
-        target = Path(out) / f"{path.stem}.png"
-        write_label(target, labels, palette)
+        try:
+            labels = predict(model, image)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
         page = with_legend(overlay(image, labels, palette), labels, classes, palette)
-        write_picture(target.with_name(f"{path.stem}_overlay.png"), Image.fromarray(page))
+        write_picture(overlaid, Image.fromarray(page))
+        write_label(target, labels, palette)
         yield path, target
 
 
 def class_colors(metadata: dict[str, Any]) -> tuple[list[str], NDArray[np.uint8]]:
-    """Return a checkpoint's class names and its palette, uint8 [256, 3]."""
+    """Return a checkpoint's class names and its palette, uint8 [256, 3].
+
+    Raises:
+        ValueError: the description holds no names or colors, or not one for each class.
+    """
     palette = VOC_PALETTE.copy()
-    colors = np.array(metadata["palette"], dtype=np.uint8).reshape(-1, 3)
+    count = metadata["model"].get("num_classes")
+    try:
+        classes = [str(name) for name in metadata["classes"]]
+        colors = np.array(metadata["palette"]).astype(np.uint8).reshape(-1, 3)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"the checkpoint names no classes or no colors ({error}): save it with both") from error
+    if not len(classes) == len(colors) == count:
+        raise ValueError(
+            f"the checkpoint names {len(classes)} classes and {len(colors)} colors for a model of {count} classes: "
+            "all three must be the same; save it with a name and a color for each class"
+        )
     palette[: len(colors)] = colors
-    return list(metadata["classes"]), palette
+    return classes, palette

@@ -41,20 +41,26 @@ class ConfusionMatrix:
         Raises:
             ValueError: shapes differ, or ids outside the classes.
         """
-        if predictions.shape != labels.shape:
+        if predictions.is_floating_point() or labels.is_floating_point():
+            raise TypeError(
+                f"predictions are {predictions.dtype} and labels {labels.dtype}: allowed are class ids (integers); "
+                "turn logits into class ids with logits.argmax(dim=1)"
+            )
+        if predictions.shape != labels.shape or (where is not None and where.shape != labels.shape):
             raise ValueError(
-                f"predictions are {list(predictions.shape)} and labels {list(labels.shape)}: they must have one shape; "
-                "turn logits into class ids with logits.argmax(dim=1), at the labels' size"
+                f"predictions are {list(predictions.shape)} and labels {list(labels.shape)}: they must have one shape, "
+                "and so must `where`; turn logits into class ids with logits.argmax(dim=1), at the labels' size"
             )
         valid = labels != self.void
         if where is not None:
             valid = valid & where
         true, predicted = labels[valid].long(), predictions[valid].long()
-        for kind, ids in (("labels", true), ("predictions", predicted)):
+        void = f" and {self.void} (void)"
+        for kind, ids, more in (("labels", true, void), ("predictions", predicted, "")):
             if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= self.num_classes):
                 wrong = ids[(ids < 0) | (ids >= self.num_classes)].unique().tolist()  # type: ignore[no-untyped-call]
                 raise ValueError(
-                    f"{kind} hold the ids {wrong[:8]}: allowed are 0 to {self.num_classes - 1} and {self.void} (void); "
+                    f"{kind} hold the ids {wrong[:8]}: allowed are 0 to {self.num_classes - 1}{more}; "
                     "num_classes counts the background and does not count void"
                 )
         pairs = torch.bincount(true * self.num_classes + predicted, minlength=self.num_classes**2)
@@ -63,7 +69,7 @@ class ConfusionMatrix:
     @property
     def iou(self) -> Tensor:
         """Intersection over union by class, float64 [C]; nan for a class that does not occur."""
-        counts = self.counts.double()
+        counts = self._counts()
         return counts.diag() / (counts.sum(0) + counts.sum(1) - counts.diag())
 
     @property
@@ -74,32 +80,41 @@ class ConfusionMatrix:
     @property
     def pixel_accuracy(self) -> float:
         """The share of valid pixels that are right."""
-        counts = self.counts.double()
+        counts = self._counts()
         return (counts.diag().sum() / counts.sum()).item()
 
     @property
     def mean_accuracy(self) -> float:
         """The mean over the true classes of the share of their pixels that are right."""
-        counts = self.counts.double()
+        counts = self._counts()
         return (counts.diag() / counts.sum(1)).nanmean().item()
 
     @property
     def frequency_weighted_iou(self) -> float:
         """`iou` averaged with the classes' shares of the labels as weights."""
-        shares = self.counts.double().sum(1) / self.counts.sum()
-        return (shares * self.iou).nansum().item()
+        counts = self._counts()
+        return (counts.sum(1) / counts.sum() * self.iou).nansum().item()
+
+    def _counts(self) -> Tensor:
+        return self.counts.cpu().double()  # on the CPU: Apple's GPUs have no float64
 
 
 def trimap_band(labels: Tensor, width: int) -> Tensor:
-    """Mark the pixels within `width` of a boundary: bool [N, H, W].
+    """Mark the pixels within `width` of a boundary: bool, the shape of `labels`, [N, H, W] or [H, W].
 
     A pixel is in the band if the (2 width + 1)-pixel square around it holds more than one label. Void is a label
     here, so that VOC's void contours are boundaries.
     """
-    ids = labels[:, None].float()
-    highest = F.max_pool2d(ids, 2 * width + 1, stride=1, padding=width)
-    lowest = -F.max_pool2d(-ids, 2 * width + 1, stride=1, padding=width)
-    return (highest != lowest)[:, 0]
+    if width < 1:
+        raise ValueError(f"the band's width is {width}: allowed are whole numbers of pixels from 1")
+    ids = labels.unsqueeze(-3).float()  # [N, 1, H, W]
+    return (_highest_around(ids, width) != -_highest_around(-ids, width)).squeeze(-3)
+
+
+def _highest_around(ids: Tensor, width: int) -> Tensor:
+    """The largest value in the square around each pixel: of each column, then of each row of those."""
+    columns = F.max_pool2d(ids, (2 * width + 1, 1), stride=1, padding=(width, 0))
+    return F.max_pool2d(columns, (1, 2 * width + 1), stride=1, padding=(0, width))
 
 
 class TrimapIoU:

@@ -1,5 +1,6 @@
 """Pictures with labels: folders, public sets, and procedural scenes."""
 
+from deeplab_lesson.data.bundled import bundled
 from deeplab_lesson.data.datasets import ImageMaskFolder, SegmentationDataset, VOCFolder
 from deeplab_lesson.data.export import export_voc
 from deeplab_lesson.data.palette import VOC_CLASSES, VOC_PALETTE, VOID, colorize
@@ -19,6 +20,7 @@ __all__ = [
     "SegmentationDataset",
     "TrainTransform",
     "VOCFolder",
+    "bundled",
     "colorize",
     "denormalize",
     "export_voc",

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from deeplab_lesson.data.files import PICTURE_ENDINGS, read_classes, read_image, read_label
-from deeplab_lesson.data.palette import VOC_CLASSES, VOC_PALETTE
+from deeplab_lesson.data.files import PICTURE_ENDINGS, picture_files, read_image, read_label
+from deeplab_lesson.data.palette import VOC_CLASSES, VOC_PALETTE, read_classes, read_lines
 
 Transform = Callable[..., Any]
 
@@ -57,6 +57,8 @@ class _FilePairs(SegmentationDataset):
         self.transform = transform
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root} is not a folder: give the folder that holds {self.layout}")
+        if isinstance(classes, str):
+            raise TypeError(f"classes={classes!r} is one text: give a tuple of names, one for each class")
         if classes is not None:
             self.classes = tuple(classes)
         elif (self.root / "classes.txt").exists():
@@ -80,10 +82,12 @@ class _FilePairs(SegmentationDataset):
         image = read_image(image_file)
         label = read_label(label_file, self.classes, self.palette)
         if image.shape[:2] != label.shape:
+            fix = "export the label again at the picture's size, with nearest-neighbour resizing"
+            if image.shape[1::-1] == label.shape:
+                fix = "one of them is turned, perhaps by a camera's EXIF note: save both files upright"
             raise ValueError(
                 f"{image_file} is {image.shape[1]}x{image.shape[0]} but its label {label_file} is "
-                f"{label.shape[1]}x{label.shape[0]} (width x height): both must have one size; export the label "
-                "again at the picture's size, with nearest-neighbour resizing"
+                f"{label.shape[1]}x{label.shape[0]} (width x height): both must have one size; {fix}"
             )
         return image, label
 
@@ -117,11 +121,11 @@ class VOCFolder(_FilePairs):
         for folder in ("JPEGImages", "SegmentationClass", "ImageSets"):
             if not (self.root / folder).is_dir():
                 raise FileNotFoundError(f"{self.root} has no folder {folder}: VOC's layout is {self.layout}")
-        names = self._split_file().read_text(encoding="utf-8").split()
+        names = read_lines(self._split_file())
         if not names:
             raise ValueError(f"{self._split_file()} lists no picture: write one name a line, without ending")
-        pictures = {path.stem: path for path in sorted((self.root / "JPEGImages").iterdir())}
-        labels = {path.stem: path for path in sorted((self.root / "SegmentationClass").glob("*.png"))}
+        pictures = _by_name(self.root / "JPEGImages")
+        labels = _by_name(self.root / "SegmentationClass", (".png",))
         without_picture = [name for name in names if name not in pictures]
         without_label = [name for name in names if name not in labels]
         _refuse_lonely(without_picture, without_label, self._split_file())
@@ -171,15 +175,28 @@ class ImageMaskFolder(_FilePairs):
         folders = [self.root / self.split / "images", self.root / self.split / "masks"]
         for folder in folders:
             if not folder.is_dir():
-                raise FileNotFoundError(f"{folder} is not a folder: the layout is {self.layout} in {self.root}")
-        pictures, masks = (
-            {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURE_ENDINGS}
-            for folder in folders
-        )
+                found = ", ".join(sorted(path.parent.name for path in self.root.glob("*/images"))) or "none"
+                raise FileNotFoundError(
+                    f"{folder} is not a folder: the layout is {self.layout} in {self.root} (splits found: {found})"
+                )
+        pictures, masks = _by_name(folders[0]), _by_name(folders[1])
         if not pictures and not masks:
             raise ValueError(f"{folders[0]} holds no picture: allowed endings are {', '.join(PICTURE_ENDINGS)}")
         _refuse_lonely(sorted(masks.keys() - pictures), sorted(pictures.keys() - masks), self.root / self.split)
         return [(pictures[name], masks[name]) for name in sorted(pictures)]
+
+
+def _by_name(folder: Path, endings: Sequence[str] = PICTURE_ENDINGS) -> dict[str, Path]:
+    """Return the files of a folder by name without ending; refuse two of one name."""
+    found: dict[str, Path] = {}
+    for path in picture_files(folder, endings):
+        if path.stem in found:
+            raise ValueError(
+                f"{folder} holds {found[path.stem].name} and {path.name}: names must differ without their endings, "
+                "since they join pictures and labels; rename or remove one"
+            )
+        found[path.stem] = path
+    return found
 
 
 def _refuse_lonely(without_picture: list[str], without_label: list[str], where: Path) -> None:
@@ -190,10 +207,10 @@ def _refuse_lonely(without_picture: list[str], without_label: list[str], where: 
         ("picture", "label", without_label),
     ):
         if names:
-            texts.append(f"{len(names)} {kind} without a {missing}: {', '.join(names[:5])}")
-            texts[-1] += ", ..." if len(names) > 5 else ""
+            texts.append(f"{kind} without a {missing}: {', '.join(names[:5])}")
+            texts[-1] += f" and {len(names) - 5} more" if len(names) > 5 else ""
     if texts:
         raise FileNotFoundError(
-            f"{where}: {'; '.join(texts)}. Every picture needs a label file of the same name, and the other way "
-            "round: add the missing files or take the names out"
+            f"{where}: {'; '.join(texts)}. Every picture needs a label file of the same name up to the ending, and "
+            "the other way round: add the missing files or take the names out (lists hold names without endings)"
         )

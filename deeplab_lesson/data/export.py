@@ -20,18 +20,29 @@ def export_voc(folder: str | Path, sets: Mapping[str, SegmentationDataset]) -> i
         sets: data sets of the same classes by split name.
 
     Raises:
-        ValueError: the folder holds pictures already, or the sets have different classes.
+        ValueError: the folder holds a data set already, the sets have different classes or share names, or no set.
     """
     root = Path(folder)
-    if any((root / "JPEGImages").glob("*")):
-        raise ValueError(f"{root}/JPEGImages holds pictures already: give a new folder, or empty this one")
+    for name in ("JPEGImages", "SegmentationClass", "ImageSets", "classes.txt"):
+        if (root / name).is_file() or any((root / name).glob("*")):
+            raise ValueError(f"{root / name} is there already: give a new folder, or empty this one")
+    if not sets:
+        raise ValueError("no set is given: allowed are data sets by split name, {'train': Scenes('train')}")
     first = next(iter(sets.values()))
+    seen: dict[str, str] = {}
     for split, dataset in sets.items():
         if tuple(dataset.classes) != tuple(first.classes):
             raise ValueError(
                 f"the split {split!r} has the classes {', '.join(dataset.classes)} and another split "
                 f"{', '.join(first.classes)}: one folder holds one list of classes; export them apart"
             )
+        for name in map(dataset.name, range(len(dataset))):
+            if name in seen:
+                raise ValueError(
+                    f"the splits {seen[name]!r} and {split!r} both have a picture {name}, and one would overwrite "
+                    "the other: rename one, or export them apart"
+                )
+            seen[name] = split
     for split, dataset in sets.items():
         for index in range(len(dataset)):
             image, label = dataset.read(index)[:2]

@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,12 +15,22 @@ from deeplab_lesson.data.palette import VOID
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
+def picture_files(folder: Path, endings: Sequence[str] = PICTURE_ENDINGS) -> list[Path]:
+    """Return the files in a folder that end like pictures, sorted, without hidden ones (macOS writes ._name.jpg)."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in endings and not path.name.startswith(".") and path.is_file()
+    )
+
+
 def open_picture(path: Path) -> Image.Image:
     """Open and decode a picture file.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a picture, or a truncated one.
+        PermissionError: a file that may not be read.
+        ValueError: not a picture, a truncated or an enormous one.
     """
     try:
         with Image.open(path) as picture:
@@ -27,7 +38,15 @@ def open_picture(path: Path) -> Image.Image:
             return picture
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: check the name, or restore the file") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except PermissionError:
+        raise PermissionError(f"{path} may not be read by you: change its permissions, or copy it") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder: allowed is one picture file; give a file inside it") from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path} is too large to decode safely ({error}): reduce it first, or raise PIL.Image.MAX_IMAGE_PIXELS"
+        ) from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise ValueError(
             f"{path} cannot be read as a picture ({error}): it is corrupt, cut off, or no picture; "
             "allowed are whole JPEG, PNG, BMP, WebP or TIFF files; copy it anew or take it out of the set"
@@ -35,15 +54,26 @@ def open_picture(path: Path) -> Image.Image:
 
 
 def read_image(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
-    """Read a picture as RGB, uint8 [H, W, 3]. Gray, CMYK and transparent pictures are converted.
+    """Read a picture as RGB, uint8 [H, W, 3]. Gray (8 or 16 bits), CMYK and transparent pictures are converted.
 
     Args:
         upright: turn the picture as its EXIF orientation says (for photographs without a label file;
             a label file has no such note, so that a turned picture would no longer fit its label).
+
+    Raises:
+        ValueError: no picture, or one of floating point numbers, whose white is unknown.
     """
     picture = open_picture(path)
     if upright:
         picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # 16 bits a pixel: Pillow's convert would turn all above 255 into white
+        shades = np.array(picture).astype(np.int64) // 257  # 65535 is white
+        picture = Image.fromarray(shades.clip(0, 255).astype(np.uint8))
+    if picture.mode in ("F", "LAB"):
+        raise ValueError(
+            f"{path} is a picture in mode {picture.mode}: allowed are gray, palette, RGB, RGBA and CMYK pictures; "
+            "save it as an RGB PNG"
+        )
     return np.array(picture.convert("RGB"))
 
 
@@ -52,17 +82,27 @@ def read_label(path: Path, classes: Sequence[str], palette: NDArray[np.uint8]) -
 
     A palette PNG (VOC's kind) and a gray PNG hold the ids themselves. An RGB file is translated by `palette`.
 
+    Warns where a set of two classes has a mask of only 0 and 255: often white was meant to be class 1.
+
     Raises:
-        ValueError: ids that are no class and not void, or colors that are not in the palette.
+        ValueError: ids that are no class and not void, colors that are not in the palette, or a JPEG file.
     """
     picture = open_picture(path)
+    if picture.format == "JPEG":
+        raise ValueError(f"{path} is a JPEG, which changes values to save space: allowed are lossless labels; use PNG")
     if picture.mode in ("RGB", "RGBA"):
         return _ids_from_colors(np.array(picture.convert("RGB")), path, classes, palette)
-    ids = np.array(picture).astype(np.int64)
-    if ids.ndim != 2:
+    if picture.mode not in ("1", "L", "P") and not picture.mode.startswith("I"):
         raise ValueError(
             f"{path} is a label in mode {picture.mode}: allowed are palette, gray (L, I) and RGB files; "
             "save it as a palette PNG whose pixel values are the class ids"
+        )
+    ids = np.array(picture).astype(np.int64)
+    if len(classes) == 2 and (ids == VOID).any() and np.isin(ids, [0, VOID]).all():
+        warnings.warn(
+            f"{path} holds only 0 and 255, and 255 is void, which counts nowhere: if white was meant to be class 1 "
+            f"({classes[1]}), save the masks with 0 and 1",
+            stacklevel=2,
         )
     wrong = np.setdiff1d(ids, [*range(len(classes)), VOID])
     if wrong.size:
@@ -74,7 +114,7 @@ def _unknown_ids_text(wrong: NDArray[np.int64], path: Path, classes: Sequence[st
     seen = ", ".join(str(i) for i in wrong[:8]) + (", ..." if wrong.size > 8 else "")
     text = f"{path} holds label id {seen}: allowed are 0 to {len(classes) - 1} and 255 (void)"
     shades = Image.fromarray(palette[None]).convert("L")  # what a palette PNG turns into when saved as gray
-    luma = np.array(shades)[0, : len(classes)]
+    luma = np.array(shades)[0, [*range(len(classes)), VOID]]
     if np.isin(wrong, luma).all():
         return text + (
             "; these are the gray shades of the palette's colors, so the palette PNG was converted to gray "
@@ -107,41 +147,6 @@ def _ids_from_colors(
     return ids_found
 
 
-def read_classes(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8] | None]:
-    """Read classes.txt: a line for each class, either `name` or `id name red green blue`; id 255 is void.
-
-    Returns:
-        The names in the order of their ids, and the palette uint8 [256, 3] where colors are given.
-
-    Raises:
-        ValueError: a line of another form, or ids that do not count 0, 1, 2, ...
-    """
-    lines = [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not any(line[0].isdigit() for line in lines):
-        names = tuple(" ".join(line) for line in lines)
-        return tuple(name for name in names if name.lower() != "void"), None
-    palette = np.zeros((256, 3), dtype=np.uint8)
-    found: dict[int, str] = {}
-    for line in lines:
-        try:
-            number, name, color = int(line[0]), " ".join(line[1:-3]), [int(value) for value in line[-3:]]
-            if not name or len(color) != 3:
-                raise ValueError("fewer than five words")
-            palette[number] = color
-        except (ValueError, IndexError, OverflowError) as error:
-            raise ValueError(
-                f"{path} has the line {' '.join(line)!r} ({error}): allowed is 'id name red green blue' with numbers "
-                "from 0 to 255, or just names, one a line"
-            ) from error
-        found[number] = name
-    found.pop(VOID, None)
-    if sorted(found) != list(range(len(found))) or not found:
-        raise ValueError(
-            f"{path} names the ids {sorted(found)}: they must count 0, 1, 2, ... without a gap (255 is void)"
-        )
-    return tuple(found[i] for i in range(len(found))), palette
-
-
 def write_label(path: Path, ids: NDArray[np.uint8], palette: NDArray[np.uint8]) -> None:
     """Write class ids [H, W] as a palette PNG: the pixel values are the ids, the palette only shows them."""
     picture = Image.fromarray(ids)
@@ -152,7 +157,7 @@ def write_label(path: Path, ids: NDArray[np.uint8], palette: NDArray[np.uint8]) 
 def write_picture(path: Path, picture: Image.Image) -> None:
     """Write a PNG or, by the ending .jpg, a JPEG; whole or not at all."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG" if path.suffix == ".jpg" else "PNG", quality=95)
+    picture.save(buffer, "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG", quality=95)
     write_atomically(path, buffer.getvalue())
 
 
@@ -162,19 +167,23 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: the disk is full or the folder cannot be written; says that the old file stands.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:  # after os.replace there is none; after an error or Ctrl-C there is
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        fate = "the file saved before is whole" if path.exists() else "nothing was saved before"
+        fate = "the file saved before is whole" if path.is_file() else "nothing was saved before"
+        blocked = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "a file stands where a folder is needed" if blocked else error.strerror
         raise OSError(
             error.errno,
-            f"{path} could not be written ({error.strerror}, {len(content):,} bytes): {fate}; "
-            "free some space or choose another folder, then go on with resume",
+            f"{path} could not be written ({reason}, {len(content):,} bytes): {fate}; free some space or "
+            "choose another folder, then repeat the command (a training goes on with resume)",
         ) from error

@@ -1,4 +1,6 @@
-"""The color map of PASCAL VOC: how a class id becomes a color that people can tell apart."""
+"""Class names and color maps: how a class id becomes a word, and a color that people can tell apart."""
+
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,3 +41,67 @@ def colorize(labels: NDArray[np.integer], palette: NDArray[np.uint8] = VOC_PALET
     """Turn class ids [H, W] into an RGB picture uint8 [H, W, 3]."""
     colors: NDArray[np.uint8] = palette[labels]
     return colors
+
+
+def read_classes(path: Path) -> tuple[tuple[str, ...], NDArray[np.uint8] | None]:
+    """Read classes.txt: a line for each class, either `name` or `id name red green blue`; id 255 is void.
+
+    Lines that start with # are comments.
+
+    Returns:
+        The names in the order of their ids, and the palette uint8 [256, 3] where colors are given.
+
+    Raises:
+        ValueError: a line of another form, ids that do not count 0, 1, 2, ..., or a name or color given twice.
+    """
+    lines = [line.split() for line in read_lines(path) if not line.startswith("#")]
+    palette: NDArray[np.uint8] | None = None
+    if any(line[0].lstrip("-").isdecimal() for line in lines):
+        found, palette = _numbered_classes(path, lines)
+    else:
+        found = {number: " ".join(line) for number, line in enumerate(lines)}
+        if found and found[len(found) - 1].lower() == "void":
+            found.popitem()
+    names = tuple(found[number] for number in sorted(found))
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not names or twice or "void" in (name.lower() for name in names) or len(names) > VOID:
+        raise ValueError(
+            f"{path} names {len(names)} classes" + (f", {', '.join(twice)} twice" if twice else "") + ": allowed "
+            "are 1 to 255 different names; void is no class (its id is 255): it stands in the last line or nowhere"
+        )
+    return names, palette
+
+
+def _numbered_classes(path: Path, lines: list[list[str]]) -> tuple[dict[int, str], NDArray[np.uint8]]:
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    found: dict[int, str] = {}
+    seen: dict[tuple[int, ...], int] = {}
+    for line in lines:
+        try:
+            number, name, color = int(line[0]), " ".join(line[1:-3]), tuple(int(value) for value in line[-3:])
+            if not name or not 0 <= min(number, *color) <= max(number, *color) <= 255:
+                raise ValueError
+        except ValueError:
+            raise ValueError(
+                f"{path} has the line {' '.join(line)!r}: allowed is 'id name red green blue' with numbers "
+                "from 0 to 255, or just names, one a line"
+            ) from None
+        if number in found or color in seen:
+            what = f"the id {number}" if number in found else f"the color {color} of id {seen[color]}"
+            raise ValueError(f"{path} has {what} again in the line {' '.join(line)!r}: give each class its own")
+        found[number], seen[color], palette[number] = name, number, color
+    found.pop(VOID, None)
+    if sorted(found) != list(range(len(found))) or not found:
+        raise ValueError(
+            f"{path} names the ids {sorted(found)}: they must count 0, 1, 2, ... without a gap (255 is void)"
+        )
+    return found, palette
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a UTF-8 text file that are not empty, without the spaces around them."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # the Windows editor puts a mark before the first letter
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no UTF-8 text ({error.reason}): save it with the encoding UTF-8") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -34,7 +34,13 @@ class VOC2012(VOCFolder):
         if download:
             from torchvision.datasets import VOCSegmentation
 
-            VOCSegmentation(str(root), year="2012", image_set=split, download=True)
+            try:
+                VOCSegmentation(str(root), year="2012", image_set=split, download=True)
+            except (RuntimeError, OSError) as error:  # a wrong MD5 sum; no network, no space
+                raise OSError(
+                    f"PASCAL VOC 2012 could not be fetched into {root} ({error}): check the network and 4 GB of free "
+                    "space, delete a damaged archive there and try again, or fetch it by hand and give its root"
+                ) from error
         elif not folder.is_dir():
             raise FileNotFoundError(
                 f"{folder} is not a folder: give the root that holds VOCdevkit/VOC2012, or download=True "

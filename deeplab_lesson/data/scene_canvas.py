@@ -7,7 +7,7 @@ import numpy as np
 
 from deeplab_lesson.data import shapes
 from deeplab_lesson.data.palette import VOID
-from deeplab_lesson.data.scene_light import Int16Array, random_color, random_point, texture
+from deeplab_lesson.data.scene_light import Int16Array, object_color, random_point, texture
 from deeplab_lesson.data.scene_random import Stream
 
 LEAST_VISIBLE = 0.25  # of each object's area, whatever is laid on it later
@@ -82,9 +82,9 @@ class Canvas:
 
     def _distinct_color(self, surroundings: Int16Array, stream: Stream) -> tuple[int, int, int]:
         """The first random color that differs from its surroundings [n, 3] along most of the contour."""
-        best, best_part = random_color(stream), -1.0
+        best, best_part = object_color(stream), -1.0
         for _ in range(COLOR_TRIES):
-            color = random_color(stream)
+            color = object_color(stream)
             contrast = np.abs(surroundings - np.asarray(color, dtype=np.int16)).max(axis=1)
             part = int((contrast >= MIN_CONTRAST).sum()) / len(contrast)
             if part >= CONTRASTED_PART:

@@ -1,7 +1,8 @@
 """What the ground and the light add to `Scenes`: textures, patches, blotches, shadows and the camera.
 
-None of it tells a class. Ground and objects take their colors and textures from the same distributions;
-patches, blotches and shadows make edges in the picture that are no edges in the label.
+The ground is duller than the objects, so that finding *something* is quick to learn; nothing tells one class
+from another. Textures are the same everywhere. Patches, blotches and shadows make edges in the picture that are no
+edges in the label.
 """
 
 import numpy as np
@@ -17,7 +18,9 @@ TEXTURE_AMPLITUDE = (5, 13)  # gray levels up and down, so that its own edges st
 TEXTURE_CELL = (2.0, 7.0)  # width of a stripe or a check, in pixels
 
 BRIGHTNESS = (70, 205)  # of a color's gray part; leaves room for light and shadow
-TINT = 55  # each channel differs from the gray part by up to this
+GROUND_TINT = 16  # each channel differs from the gray part by up to this: the ground is nearly gray
+OBJECT_TINT = 75
+LEAST_VIVID = 60  # between an object's strongest and weakest channel, more than the ground's ever is
 
 FURTHER_PATCHES = (0, 2)  # of ground, beside the first
 BLOTCHES = (2, 5)
@@ -33,10 +36,22 @@ SUBLEVELS = 16  # the camera computes in sixteenths of a gray level
 NOISE_SIGMA = (4.0, 6.0)  # gray levels
 
 
-def random_color(stream: Stream) -> tuple[int, int, int]:
-    """A muted color, of the one distribution from which ground and objects of every class take theirs."""
+def ground_color(stream: Stream) -> tuple[int, int, int]:
+    """A dull color."""
+    return _tinted(GROUND_TINT, stream)
+
+
+def object_color(stream: Stream) -> tuple[int, int, int]:
+    """A vivid color, of the one distribution from which objects of every class take theirs."""
+    while True:
+        color = _tinted(OBJECT_TINT, stream)
+        if max(color) - min(color) >= LEAST_VIVID:
+            return color
+
+
+def _tinted(tint: int, stream: Stream) -> tuple[int, int, int]:
     gray = stream.integer(*BRIGHTNESS)
-    red, green, blue = (gray + stream.integer(-TINT, TINT) for _ in range(3))
+    red, green, blue = (gray + stream.integer(-tint, tint) for _ in range(3))
     return red, green, blue
 
 
@@ -64,10 +79,10 @@ def paint_ground(height: int, width: int, stream: Stream) -> Int16Array:
     A patch ends at a straight or curved border that crosses the picture; both of its sides are background.
     """
     ground = np.empty((height, width, 3), dtype=np.int16)
-    ground[:] = random_color(stream)
+    ground[:] = ground_color(stream)
     ground += texture(height, width, stream)[:, :, None]
     for _ in range(stream.integer(*FURTHER_PATCHES)):
-        patch = np.asarray(random_color(stream), dtype=np.int16) + texture(height, width, stream)[:, :, None]
+        patch = np.asarray(ground_color(stream), dtype=np.int16) + texture(height, width, stream)[:, :, None]
         u, v = own_frame(height, width, random_point(height, width, stream), stream.direction())
         curvature = stream.choice((0.0, stream.uniform(-1, 1))) / max(height, width)
         np.copyto(ground, patch, where=(u > curvature * v * v)[:, :, None])

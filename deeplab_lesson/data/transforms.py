@@ -15,7 +15,13 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalize(image: NDArray[np.uint8] | Tensor) -> Tensor:
-    """Turn uint8 [H, W, 3] (array) or [..., 3, H, W] (tensor) into float32, ImageNet's mean 0 and deviation 1."""
+    """Turn uint8 [H, W, 3] (array) or [..., 3, H, W] (tensor) into float32, ImageNet's mean 0 and deviation 1.
+
+    Raises:
+        TypeError: not uint8.
+    """
+    if image.dtype not in (np.uint8, torch.uint8):
+        raise TypeError(f"the image is {image.dtype}: allowed is uint8, 0 to 255; is it normalized already?")
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     mean, std = (torch.tensor(v, device=image.device)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
@@ -57,11 +63,13 @@ class TrainTransform:
     color_jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.crop) < 1 or not 0 < self.scale[0] <= self.scale[1]:
+        if min(self.crop) < 1 or not 0 < self.scale[0] <= self.scale[1] < float("inf"):
             raise ValueError(
                 f"crop={self.crop}, scale={self.scale}: allowed are a crop (height, width) of positive numbers "
                 "and a scale (smallest, largest) with 0 < smallest <= largest"
             )
+        if not (0 <= self.flip <= 1 and 0 <= self.color_jitter <= 1):
+            raise ValueError(f"flip={self.flip}, color_jitter={self.color_jitter}: allowed are numbers from 0 to 1")
 
     def __call__(
         self, image: NDArray[np.uint8], label: NDArray[np.uint8], generator: Generator | None = None

@@ -20,6 +20,7 @@ LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
 LINE_STYLES = ("-", "--", "-.", ":", "-", "--", "-.")  # with the colors: a line is never told by its color alone
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MARK_DEPTH = 0.02  # of the shorter side: a region narrower than twice this has no room for its number
+TINY = 64  # pixels of a label map that is worked out by hand: there, every pixel shows its id
 MARK_SPACING = 0.25  # of the shorter side, between two numbers of one class
 
 
@@ -65,7 +66,7 @@ def _sharpen_inline_figures() -> None:
     except ImportError:  # not in a notebook
         return
     if get_ipython() is not None:  # type: ignore[no-untyped-call,unused-ignore]
-        set_matplotlib_formats("retina")
+        set_matplotlib_formats("retina")  # type: ignore[no-untyped-call,unused-ignore]
 
 
 def panels(
@@ -128,13 +129,18 @@ def show_labels(
     from matplotlib import patheffects
 
     axes.imshow(colorize(labels, palette), interpolation="nearest")
-    if not marks:
-        return
-    for class_id in np.unique(labels).tolist():
-        if class_id not in (0, VOID):
-            for row, column in interior_points(labels == class_id):
-                number = axes.text(column, row, str(class_id), color="white", fontsize=8, ha="center", va="center")
-                number.set_path_effects([patheffects.withStroke(linewidth=1.6, foreground="black")])
+    for row, column in _marked_points(labels) if marks else []:
+        text = str(labels[row, column])
+        number = axes.text(column, row, text, color="white", fontsize=8, ha="center", va="center")
+        number.set_path_effects([patheffects.withStroke(linewidth=1.6, foreground="black")])
+
+
+def _marked_points(labels: NDArray[np.integer]) -> list[tuple[int, int]]:
+    """Where to write ids: at every pixel of a tiny map, else inside each region but background and void."""
+    if labels.size <= TINY:
+        return [(row, column) for row in range(labels.shape[0]) for column in range(labels.shape[1])]
+    ids = [class_id for class_id in np.unique(labels).tolist() if class_id not in (0, VOID)]
+    return [point for class_id in ids for point in interior_points(labels == class_id)]
 
 
 def interior_points(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -151,7 +157,7 @@ def interior_points(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
     rows, columns = np.indices(depth.shape)
     points = []
     while depth.max() > MARK_DEPTH * shorter:
-        row, column = divmod(int(depth.argmax()), depth.shape[1])
+        row, column = divmod(int(depth.argmax()), mask.shape[1])
         points.append((row, column))
         depth[np.hypot(rows - row, columns - column) < MARK_SPACING * shorter] = 0
     return points
@@ -182,7 +188,7 @@ def _present(maps: Sequence[NDArray[np.integer]]) -> list[int]:
 def _is_label_map(array: NDArray[Any]) -> bool:
     if array.ndim == 2 and np.issubdtype(array.dtype, np.integer):
         return True
-    if array.ndim == 3 and array.shape[2] == 3 and array.dtype == np.uint8:
+    if array.ndim == 3 and array.shape[2:] == (3,) and array.dtype == np.uint8:
         return False
     raise ValueError(
         f"a {array.dtype} array of shape {list(array.shape)}: allowed are pictures, uint8 [H, W, 3], and label maps, "

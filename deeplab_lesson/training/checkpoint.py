@@ -53,7 +53,14 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             metadata = json.loads((file.metadata() or {})["deeplab_lesson"])
         if not isinstance(metadata, dict) or not isinstance(metadata.get("model"), dict):
             raise ValueError("its description names no model")
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except PermissionError:
+        raise PermissionError(f"{path} may not be read by you: change its permissions, or copy it") from None
+    except KeyError:
+        raise ValueError(
+            f"{path} holds weights without this package's description: it was written by another program; allowed "
+            "are the .safetensors files that `deeplab-lesson train` writes"
+        ) from None
+    except (SafetensorError, ValueError, OSError) as error:
         raise ValueError(
             f"{path} is no checkpoint of this package ({error}): it is damaged, or was written by another "
             "program; allowed are the .safetensors files that `deeplab-lesson train` writes"
@@ -72,17 +79,27 @@ def load_checkpoint(
 
     Returns:
         The model and its metadata: classes, palette, normalization, config, metrics, versions.
+
+    Raises:
+        FileNotFoundError: no such file, or a folder without a checkpoint.
+        ValueError: a damaged file, one of another program, or another number of classes.
     """
     path = find_checkpoint(path)
     metadata = read_metadata(path)
     spec = {**metadata["model"], "pretrained_backbone": False}
-    name, found = spec.pop("name", None), spec.get("num_classes")
+    name, found = str(spec.pop("name", None)), spec.get("num_classes")
     if num_classes is not None and found != num_classes:
         raise ValueError(
             f"{path} holds a {name} for {found} classes, and {num_classes} are asked for: take a checkpoint "
             "trained on the same classes, or train one on these"
         )
-    model = create_model(name, **spec)
+    try:
+        model = create_model(name, **spec)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} describes the model {metadata['model']}, which cannot be built ({error}): it is damaged, or "
+            "was written by another version of this package"
+        ) from error
     load_weights(model, path)
     return model.eval().to(device), metadata
 
@@ -134,6 +151,6 @@ def load_state(path: Path) -> dict[str, Any]:
             f"{path} cannot be read ({type(error).__name__}): it is damaged or holds more than numbers; "
             f"start again without resume from a new folder; the weights may still be whole in {path.parent / LAST}"
         ) from error
-    if not isinstance(state, dict) or "step" not in state:
+    if not isinstance(state, dict) or not {"step", "settings"} <= state.keys():
         raise ValueError(f"{path} is no training state of this package: give the folder of a run")
     return state

@@ -1,11 +1,13 @@
 """Scoring a model on a whole set, with one confusion matrix and one for each band width."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from deeplab_lesson.data.datasets import SegmentationDataset
@@ -16,12 +18,12 @@ from deeplab_lesson.models.base import SegmentationModel
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of a model on a set; shares from 0 to 1. A class that does not occur has IoU None."""
+    """The scores of a model on a set; shares from 0 to 1. A class or band that does not occur has None."""
 
     iou: dict[str, float | None]
     mean_iou: float
     pixel_accuracy: float
-    trimap_mean_iou: dict[int, float]
+    trimap_mean_iou: dict[int, float | None]
     pictures: int
 
     def to_json(self) -> dict[str, Any]:
@@ -39,14 +41,33 @@ class Evaluation:
     def __str__(self) -> str:
         width = max(14, *(len(name) for name in self.iou)) + 2
         lines = [f"{'class':<{width}}{'IoU %':>7}"]
-        for name, value in self.iou.items():
-            lines.append(f"{name:<{width}}" + (f"{'-':>7}" if value is None else f"{100 * value:>7.1f}"))
+        lines += [f"{name:<{width}}{_percent(value):>7}" for name, value in self.iou.items()]
         lines += [
             f"{'mean IoU':<{width}}{100 * self.mean_iou:>7.1f}",
             f"{'pixel accuracy':<{width}}{100 * self.pixel_accuracy:>7.1f}",
         ]
-        bands = ", ".join(f"{band} px {100 * value:.1f}" for band, value in self.trimap_mean_iou.items())
+        bands = ", ".join(f"{band} px {_percent(value)}" for band, value in self.trimap_mean_iou.items())
         return "\n".join([*lines, f"mean IoU within a distance of a boundary: {bands}", f"{self.pictures} pictures"])
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _none_for_nan(share: float) -> float | None:
+    return None if math.isnan(share) else share  # nan is not JSON
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into eval mode, and afterwards each of its parts back into the mode that it had."""
+    were_training = [part for part in model.modules() if part.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part in were_training:
+            part.training = True
 
 
 class _Evaluated(Dataset[tuple[Tensor, Tensor]]):
@@ -80,8 +101,11 @@ def evaluate(
         progress: called with the number of pictures done so far; may raise to stop.
 
     Raises:
-        ValueError: the model and the set differ in their number of classes.
+        ValueError: the model and the set differ in their number of classes, a picture that the model refuses
+            (named), or a set in which every pixel is void.
     """
+    if batch_size < 1 or workers < 0:
+        raise ValueError(f"batch_size={batch_size}, workers={workers}: allowed are a batch from 1, workers from 0")
     classes = model.spec["num_classes"]
     if classes != len(dataset.classes):
         raise ValueError(
@@ -89,28 +113,28 @@ def evaluate(
             f"({', '.join(dataset.classes)}): evaluate on data with the model's classes, or train on these"
         )
     device = next(model.parameters()).device
-    training = model.training
-    model.eval()
     matrix = ConfusionMatrix(classes, device=device)
     trimap = TrimapIoU(classes, device=device)
     done = 0
-    try:
-        loader = DataLoader(_Evaluated(dataset), batch_size=None, num_workers=workers, generator=torch.Generator())
+    loader = DataLoader(_Evaluated(dataset), batch_size=None, num_workers=workers, generator=torch.Generator())
+    with evaluating(model):
         for images, labels in _batches_of_one_size(loader, batch_size):
             labels = labels.to(device)
-            predictions = model(images.to(device)).argmax(dim=1)
+            try:
+                predictions = model(images.to(device)).argmax(dim=1)
+            except ValueError as error:
+                raise ValueError(f"picture {dataset.name(done)}: {error}") from error
             matrix.update(predictions, labels)
             trimap.update(predictions, labels)
             done += len(images)
             progress(done)
-    finally:
-        model.train(training)
-    values = [None if value != value else value for value in matrix.iou.tolist()]  # nan is not JSON
+    if not matrix.counts.any():
+        raise ValueError(f"every pixel of the {done} pictures is void: nothing can be scored; check the labels")
     return Evaluation(
-        dict(zip(dataset.classes, values, strict=True)),
+        dict(zip(dataset.classes, map(_none_for_nan, matrix.iou.tolist()), strict=True)),
         matrix.mean_iou,
         matrix.pixel_accuracy,
-        trimap.mean_iou,
+        {width: _none_for_nan(value) for width, value in trimap.mean_iou.items()},
         done,
     )
 

@@ -1,0 +1,1 @@
+"""Commands that measure; each prints a table and writes JSON with device, versions, commit and command."""
