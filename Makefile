@@ -15,7 +15,7 @@ PIP_PART = sed -n '/^ *- pip:/,$$s/^      - //p' environment.yml
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup book test test-all unit notebooks serve lint bench clean release-check print-pip-part
+.PHONY: help setup book test test-all unit notebooks nbval serve lint bench clean release-check print-pip-part
 
 help:
 	@echo "make book           set up what is missing, run the chapters, build the HTML, print its path"
@@ -24,7 +24,8 @@ help:
 	@echo "make setup          only .venv and what is installed in it"
 	@echo "make lint           ruff and mypy"
 	@echo "make unit           pytest with coverage"
-	@echo "make notebooks      run every chapter and compare its stored outputs"
+	@echo "make nbval          run every chapter and compare its stored outputs"
+	@echo "make notebooks      run every chapter and store its outputs, normalized: after an edit, before a commit"
 	@echo "make serve          build the book and serve it at http://localhost:$(PORT)/ (PORT=...)"
 	@echo "make bench          list the benchmarks"
 	@echo "make clean          remove what was built (not .venv)"
@@ -76,7 +77,7 @@ book: setup
 	@.venv/bin/jupyter-book build -W -n --keep-going . || { rm -rf _build/.doctrees; exit 1; }
 	@$(PY) -c 'import pathlib; p = pathlib.Path("_build/html/book/index.html"); print(p); print(p.resolve().as_uri())'
 
-test: lint unit book notebooks
+test: lint unit book nbval
 	@echo "== all passed"
 
 test-all: MARKS := -m "slow or not slow"
@@ -94,10 +95,13 @@ unit: setup
 	@echo "== pytest"
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --cov --cov-report=term $(MARKS)
 
-# loadfile: the cells of a notebook must stay together.
-notebooks: setup
+# loadfile: the cells of a notebook must stay together. passive: threads of two kernels share the cores politely.
+nbval: setup
 	@echo "== notebooks"
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest --nbval book -p no:cacheprovider -n $(WORKERS) --dist loadfile
+	@OMP_WAIT_POLICY=passive DEEPLAB_STATIC=1 $(PY) -m pytest --nbval book -p no:cacheprovider -n $(WORKERS) --dist loadfile
+
+notebooks: setup
+	@$(PY) book/_ext/normalize.py book/*.ipynb
 
 serve: book
 	@$(PY) -m http.server --directory _build/html $(PORT)

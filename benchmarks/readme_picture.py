@@ -14,7 +14,7 @@ GAP = 6
 
 
 def main() -> None:
-    """Write docs/scenes.png: picture, label, prediction, twice as large as drawn."""
+    """Write book/_static/scenes.png: picture, label, prediction, twice as large as drawn."""
     model, _ = load_checkpoint(bundled("weights/deeplabv3plus_mini.safetensors"))
     rows = []
     for index in PICTURES:
@@ -24,7 +24,7 @@ def main() -> None:
         rows.append(np.concatenate(padded, axis=1))
     page = Image.fromarray(np.concatenate(rows, axis=0))
     page = page.resize((2 * page.width, 2 * page.height), Image.Resampling.NEAREST)
-    write_picture(ROOT / "docs" / "scenes.png", page)
+    write_picture(ROOT / "book" / "_static" / "scenes.png", page)
 
 
 if __name__ == "__main__":

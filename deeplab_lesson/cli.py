@@ -47,6 +47,7 @@ def evaluate_command(
     data: DataName = "scenes",
     root: Path | None = None,
     split: str = "val",
+    scenes_size: tuple[int, int] = (128, 128),
     batch_size: int = 8,
     workers: int = 0,
     device: str = "auto",
@@ -59,6 +60,7 @@ def evaluate_command(
         data: the kind of data.
         root: the data's folder (not for scenes).
         split: train, val, test, ...
+        scenes_size: height and width of procedural scenes.
         batch_size: pictures of one size that go through the model together.
         workers: processes that read pictures.
         device: cuda, mps, cpu or auto.
@@ -73,7 +75,7 @@ def evaluate_command(
     if json_file is not None and (json_file.suffix != ".json" or json_file.is_dir()):
         raise ValueError(f"--json {json_file}: allowed is a file name that ends in .json, so that nothing else is lost")
     model, metadata = load_checkpoint(checkpoint, device=str(choose_device(device)))
-    dataset = open_dataset(data, split, root)
+    dataset = open_dataset(data, split, root, scenes_size=scenes_size)
     classes, _ = class_colors(metadata)
     if list(dataset.classes) != classes:
         raise ValueError(

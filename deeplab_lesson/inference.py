@@ -1,6 +1,7 @@
 """From a picture to its labels, and to a picture of them that people can read."""
 
 import glob
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,23 +131,9 @@ def predict_files(
     model, metadata = load_checkpoint(checkpoint, device=device)
     classes, palette = class_colors(metadata)
     pictures = find_pictures(inputs)
-    results = [Path(out) / f"{path.stem}{end}.png" for path in pictures for end in ("", "_overlay")]
-    names = [path.name.casefold() for path in results]  # some file systems take A.png and a.png for one
-    twice = sorted({path.stem for path in results if names.count(path.name.casefold()) > 1})
-    if twice:
-        raise ValueError(
-            f"several pictures are named {', '.join(twice[:3])}: their results would overwrite one another in {out}; "
-            "rename them, or predict them into different folders"
-        )
-    sources = {path.resolve() for path in pictures}
-    for target, overlaid in zip(results[::2], results[1::2], strict=True):
-        for path in (target, overlaid):  # what an earlier prediction wrote may go: it always stands beside an overlay
-            if path.resolve() in sources or (path.exists() and not overlaid.exists()):
-                raise ValueError(
-                    f"{path} is there already and is no earlier result: it would be overwritten; give another folder "
-                    "(out=..., --out)"
-                )
-    for path, target, overlaid in zip(pictures, results[::2], results[1::2], strict=True):
+    results = [[Path(out) / f"{path.stem}{end}.png" for end in ("", "_overlay")] for path in pictures]
+    _refuse_losses(pictures, results)
+    for path, (target, overlaid) in zip(pictures, results, strict=True):
         image = read_image(path, upright=True)
         try:
             labels = predict(model, image)
@@ -156,6 +143,29 @@ def predict_files(
         write_picture(overlaid, Image.fromarray(page))
         write_label(target, labels, palette)
         yield path, target
+
+
+def _refuse_losses(pictures: Sequence[Path], results: Sequence[Sequence[Path]]) -> None:
+    """Refuse results that would overwrite one another, or a file that is no earlier result."""
+    uses = Counter(path.name.casefold() for pair in results for path in pair)  # some systems take A.png for a.png
+    twice = [
+        str(picture)
+        for picture, pair in zip(pictures, results, strict=True)
+        if any(uses[path.name.casefold()] > 1 for path in pair)
+    ]
+    if twice:
+        raise ValueError(
+            f"the results of {' and '.join(twice[:2])} would overwrite one another: rename one of {len(twice)} "
+            "pictures, or predict them into different folders"
+        )
+    sources = {path.resolve() for path in pictures}
+    for target, overlaid in results:
+        for path in (target, overlaid):  # beside an earlier result there is always its overlay
+            if path.resolve() in sources or (path.exists() and not overlaid.exists()):
+                raise ValueError(
+                    f"{path} is there already and is no earlier result: it would be overwritten; give another folder "
+                    "(out=..., --out)"
+                )
 
 
 def class_colors(metadata: dict[str, Any]) -> tuple[list[str], NDArray[np.uint8]]:
@@ -168,9 +178,11 @@ def class_colors(metadata: dict[str, Any]) -> tuple[list[str], NDArray[np.uint8]
     count = metadata["model"].get("num_classes")
     try:
         classes = [str(name) for name in metadata["classes"]]
-        colors = np.array(metadata["palette"]).astype(np.uint8).reshape(-1, 3)
+        colors = np.array(metadata["palette"]).astype(np.int64).reshape(-1, 3)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"the checkpoint names no classes or no colors ({error}): save it with both") from error
+    if not ((colors >= 0) & (colors <= 255)).all():
+        raise ValueError(f"the checkpoint's colors are {colors.min()} to {colors.max()}: allowed are 0 to 255")
     if not len(classes) == len(colors) == count:
         raise ValueError(
             f"the checkpoint names {len(classes)} classes and {len(colors)} colors for a model of {count} classes: "

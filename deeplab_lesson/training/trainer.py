@@ -1,42 +1,27 @@
 """The training loop, top to bottom: batches, update, record, evaluate, save, and going on after a stop."""
 
-import dataclasses
 import json
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from deeplab_lesson.data.datasets import SegmentationDataset
-from deeplab_lesson.data.transforms import IMAGENET_MEAN, IMAGENET_STD, TrainTransform
+from deeplab_lesson.data.transforms import TrainTransform
 from deeplab_lesson.losses import cross_entropy
 from deeplab_lesson.models.base import SegmentationModel
 from deeplab_lesson.models.registry import create_model
 from deeplab_lesson.training.checkpoint import BEST, LAST, STATE, load_state, save_checkpoint, save_state
-from deeplab_lesson.training.config import TrainConfig, open_dataset
+from deeplab_lesson.training.config import TrainConfig
 from deeplab_lesson.training.evaluation import Evaluation, evaluate
 from deeplab_lesson.training.hardware import choose_device, choose_precision, make_deterministic
 from deeplab_lesson.training.interrupt import Stopped, StopSwitch
 from deeplab_lesson.training.loader import training_batches
 from deeplab_lesson.training.optim import parameter_groups, poly_schedule, set_learning_rate
+from deeplab_lesson.training.records import description, resume_settings
 from deeplab_lesson.training.report import Reporter
-
-# settings that may differ when a training goes on, because they do not change what it computes
-FREE_SETTINGS = (
-    "root",
-    "download",
-    "out",
-    "resume",
-    "workers",
-    "cache",
-    "log_every",
-    "save_every",
-    "tensorboard",
-)
 
 
 @dataclass(frozen=True)
@@ -84,10 +69,8 @@ class Trainer:
                 f"{self.out} already holds a training: go on with it (resume=True, --resume), or choose another "
                 "folder (out=..., --out)"
             )
-        if train_set is None:
-            train_set = open_dataset(config.data, config.train_split, config.root, download=config.download)
-        self.train_set = train_set
-        self.val_set = open_dataset(config.data, config.val_split, config.root) if val_set is None else val_set
+        self.train_set = config.open(config.train_split) if train_set is None else train_set
+        self.val_set = config.open(config.val_split) if val_set is None else val_set
         self.device = choose_device(config.device)
         self.precision = choose_precision(config.precision, self.device)
         if config.deterministic:
@@ -95,7 +78,7 @@ class Trainer:
         torch.manual_seed(config.seed)  # for the initial weights and for dropout
         self.model = model or create_model(
             config.model,
-            len(train_set.classes),
+            len(self.train_set.classes),
             output_stride=config.output_stride,
             pretrained_backbone=config.pretrained_backbone,
         )
@@ -193,13 +176,17 @@ class Trainer:
         reporter.scores(self.step, self.evaluation.to_json())
         if self.evaluation.mean_iou > self.best_mean_iou:
             self.best_mean_iou = self.evaluation.mean_iou
-            save_checkpoint(self.out / BEST, self.model, self._description())
+            save_checkpoint(
+                self.out / BEST, self.model, description(self.config, self.train_set, self.step, self.evaluation)
+            )
         self._save()
         reporter.restart_clock(self.step)
 
     def _save(self) -> None:
         self._check_finite()
-        save_checkpoint(self.out / LAST, self.model, self._description())
+        save_checkpoint(
+            self.out / LAST, self.model, description(self.config, self.train_set, self.step, self.evaluation)
+        )
         save_state(
             self.out / STATE,
             {
@@ -207,7 +194,7 @@ class Trainer:
                 "scored_step": self.scored_step,
                 "best_mean_iou": self.best_mean_iou,
                 "evaluation": json.dumps(self.evaluation and self.evaluation.to_json()),
-                "settings": self._settings(),
+                "settings": resume_settings(self.config, self.model, self.train_set, self.device, self.precision),
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
@@ -217,7 +204,10 @@ class Trainer:
         )
 
     def _restore(self, state: dict[str, Any]) -> None:
-        then, now = state["settings"], self._settings()
+        then, now = (
+            state["settings"],
+            resume_settings(self.config, self.model, self.train_set, self.device, self.precision),
+        )
         different = [f"{key} was {then.get(key)} and is {now[key]}" for key in now if then.get(key) != now[key]]
         if different:
             raise ValueError(
@@ -233,34 +223,3 @@ class Trainer:
         self.step, self.scored_step = state["step"], state["scored_step"]
         self.best_mean_iou = state["best_mean_iou"]
         self.evaluation = Evaluation.from_json(json.loads(state["evaluation"]))
-
-    def _settings(self) -> dict[str, str]:
-        """What must be the same for a training to go on, as text."""
-        settings = {key: str(value) for key, value in dataclasses.asdict(self.config).items()}
-        settings |= {"model": json.dumps(self.model.spec), "classes": ", ".join(self.train_set.classes)}
-        settings |= {
-            "pictures": str(len(self.train_set)),
-            "device": self.device.type,
-            "precision": str(self.precision),
-        }
-        return {key: value for key, value in settings.items() if key not in FREE_SETTINGS}
-
-    def _description(self) -> dict[str, Any]:
-        """What a user of the weights needs to know."""
-        return {
-            "step": self.step,
-            "classes": list(self.train_set.classes),
-            "palette": self.train_set.palette[: len(self.train_set.classes)].tolist(),
-            "normalization": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
-            "metrics": self.evaluation.to_json() if self.evaluation else None,
-            "config": {
-                key: value if isinstance(value, (int, float, bool, list, tuple)) else str(value)
-                for key, value in dataclasses.asdict(self.config).items()
-                if value is not None
-            },
-            "versions": {
-                "python": platform.python_version(),
-                "torch": str(torch.__version__),
-                "numpy": np.__version__,
-            },
-        }
