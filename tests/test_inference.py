@@ -150,7 +150,7 @@ def test_paths_may_be_path_objects_and_a_file_named_by_hand_may_end_as_it_likes(
 @pytest.mark.parametrize("name", ["gone.png", "*.gif", "*.txt", "empty"])
 def test_input_without_a_picture_is_named_with_the_endings(album: Path, name: str) -> None:
     (album / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"names no picture: allowed are files, folders and globs.*\.jpg") as caught:
+    with pytest.raises(FileNotFoundError, match=r"names no picture: allowed are files, folders.*\.jpg") as caught:
         find_pictures([album / "a.jpg", album / name])
     assert str(album / name) in str(caught.value)
 
@@ -303,7 +303,7 @@ def test_set_without_boundaries_has_no_score_near_them(model) -> None:
 def test_set_of_void_cannot_be_scored(model) -> None:
     dataset = Plain("val", (40, 56), length=2)
     dataset.value = 255
-    with pytest.raises(ValueError, match="every pixel of the 2 pictures is void.*check the labels"):
+    with pytest.raises(ValueError, match=r"every pixel of the 2 pictures is void.*check the labels"):
         evaluate(model, dataset)
 
 
@@ -313,7 +313,7 @@ def test_evaluation_names_the_picture_that_the_model_refuses(model) -> None:
             image, label = super().read(index)[:2]
             return (image, label) if index < 2 else (image[:20], label[:20])
 
-    with pytest.raises(ValueError, match="picture val_00002: images are 20x56.*at least 33"):
+    with pytest.raises(ValueError, match=r"picture val_00002: images are 20x56.*at least 33"):
         evaluate(model, Small("val", (40, 56), length=4))
 
 

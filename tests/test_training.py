@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -328,6 +329,36 @@ def test_bfloat16_training_ends_near_float32(tmp_path, undisturbed):
     assert result.finished
     assert losses[0] == pytest.approx(losses[1], rel=0.2)
     assert losses[0] != losses[1]
+
+
+def test_terminal_shows_a_bar_with_loss_speed_and_time_left(tmp_path):
+    pty = pytest.importorskip("pty", reason="needs a POSIX terminal")
+    termios = pytest.importorskip("termios", reason="needs a POSIX terminal")
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 120))
+    script = str(Path(__file__).with_name("short_training.py"))
+    process = subprocess.Popen([sys.executable, script, str(tmp_path)], stdout=subprocess.DEVNULL, stderr=follower)
+    os.close(follower)
+    text = b""
+    while True:
+        try:
+            part = os.read(leader, 4096)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not part:
+            break
+        text += part
+    assert process.wait() == 0
+    bar = text.decode()
+    assert re.search(r"24/24 \[\d\d:\d\d<\d\d:\d\d", bar), "steps done, time passed, time left"
+    assert re.search(r"loss=\d\.\d+", bar)
+    assert re.search(r"lr=[\d.e-]+", bar)
+    assert re.search(r"images_s=\d+", bar)
+
+
+def test_page_being_built_shows_no_bar(tmp_path, capsys):
+    short_training(tmp_path, steps=2)
+    assert capsys.readouterr().err == ""
 
 
 def test_choice_of_precision_is_printed(tmp_path, capsys):

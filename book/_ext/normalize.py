@@ -9,6 +9,7 @@ the same file, byte for byte.
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import sys
@@ -25,6 +26,7 @@ METADATA = {
 }
 FORMAT = (4, 5)  # the first with cell ids
 KEPT_OF_CELLS = {"cellView", "jupyter", "mystnb", "tags"}  # the rest are an editor's notes: timings, foldings
+ALLOWED_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 NO_OUTPUT = "nbval-ignore-output"
 NOT_STORED = ("image/", "application/vnd.jupyter.widget")
 SECONDS_A_CELL = 600
@@ -65,20 +67,24 @@ def stored_outputs(cell: NotebookNode) -> list[NotebookNode]:
     return kept
 
 
-def _set_ids(cells: list[NotebookNode]) -> None:
-    """Keep the ids that are there and unique; make the others from the cell's text and place."""
+def read(file: Path) -> NotebookNode:
+    """A notebook of format 4, whatever its ids: keep those that are allowed and unique, make the others.
+
+    nbformat's own reader would replace an id that is there twice by a random one.
+    """
+    content = json.loads(file.read_text(encoding="utf-8"))
     used: set[str] = set()
-    for place, cell in enumerate(cells):
-        if not cell.get("id") or cell.id in used:
-            cell["id"] = hashlib.sha256(f"{place}\n{cell.source}".encode()).hexdigest()[:8]
-        used.add(cell.id)
+    for place, cell in enumerate(content["cells"]):
+        if not ALLOWED_ID.fullmatch(cell.get("id", "")) or cell["id"] in used:
+            cell["id"] = hashlib.sha256(f"{place}\n{''.join(cell['source'])}".encode()).hexdigest()[:8]
+        used.add(cell["id"])
+    content["nbformat"], content["nbformat_minor"] = FORMAT
+    return nbformat.reads(json.dumps(content), as_version=FORMAT[0])
 
 
 def normalize(notebook: NotebookNode) -> None:
     """Change an executed notebook into its stored form."""
     notebook.metadata = nbformat.from_dict(METADATA)
-    notebook.nbformat, notebook.nbformat_minor = FORMAT
-    _set_ids(notebook.cells)
     count = 0
     for cell in notebook.cells:
         cell.metadata = NotebookNode({key: value for key, value in cell.metadata.items() if key in KEPT_OF_CELLS})
@@ -100,22 +106,23 @@ def text(notebook: NotebookNode) -> str:
 
 def problems(file: Path) -> Iterator[str]:
     """What is not normal about a stored chapter, found without running it."""
-    content = file.read_text(encoding="utf-8")
-    notebook = nbformat.reads(content, as_version=nbformat.NO_CONVERT)
-    if (notebook.nbformat, notebook.get("nbformat_minor")) != FORMAT:
-        yield f"has format {notebook.nbformat}.{notebook.get('nbformat_minor')}, not {FORMAT[0]}.{FORMAT[1]}"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if (content.get("nbformat"), content.get("nbformat_minor")) != FORMAT:
+        yield f"has format {content.get('nbformat')}.{content.get('nbformat_minor')}, not {FORMAT[0]}.{FORMAT[1]}"
         return
+    ids = [cell.get("id", "") for cell in content["cells"]]
+    wrong = sorted({name for name in ids if not ALLOWED_ID.fullmatch(name) or ids.count(name) > 1})
+    if wrong:
+        yield f"has cell ids that are missing, not allowed, or there twice: {', '.join(map(repr, wrong))}"
+        return
+    notebook = read(file)
     if notebook.metadata != METADATA:
         yield "has other metadata than a kernelspec for python3"
-    if content != text(notebook):
+    if file.read_text(encoding="utf-8") != text(notebook):
         yield "is not written with sorted keys, one space of indent and a newline at its end"
-    used: set[str] = set()
     count = 0
     for place, cell in enumerate(notebook.cells):
-        where = f"cell {place} ({cell.get('id')})"
-        if not re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", cell.get("id", "")) or cell.id in used:
-            yield f"{where}: its id is missing, not allowed, or there twice"
-        used.add(cell.get("id", ""))
+        where = f"cell {place} ({cell.id})"
         if extra := set(cell.metadata) - KEPT_OF_CELLS:
             yield f"{where}: has metadata {', '.join(sorted(extra))}"
         if cell.cell_type != "code":
@@ -138,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(found) or f"{len(options.notebooks)} notebooks are normal", file=sys.stdout)
         return 1 if found else 0
     for file in options.notebooks:
-        notebook = nbformat.read(file, as_version=FORMAT[0])
+        notebook = read(file)
         execute(notebook, file.resolve().parent)
         for cell in notebook.cells:
             for output in cell.get("outputs", []):

@@ -82,12 +82,18 @@ def _whole_lines(path: Path) -> list[str]:
 
 
 def _bar(first_step: int, steps: int) -> Any:
-    if "ipykernel" in sys.modules and not os.environ.get("DEEPLAB_STATIC"):
-        from tqdm.auto import tqdm as bar
+    if _in_live_notebook():
+        from tqdm.notebook import tqdm as bar
     else:
         bar = tqdm
-    quiet = bar is tqdm and not sys.stderr.isatty()
-    return bar(total=steps, initial=first_step, unit="step", dynamic_ncols=True, disable=quiet)
+    silent = bar is tqdm and not sys.stderr.isatty()
+    return bar(total=steps, initial=first_step, unit="step", dynamic_ncols=True, disable=silent)
+
+
+def _in_live_notebook() -> bool:
+    """True in a Jupyter kernel, but not while a page is being built: there is nobody to watch a bar."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return shell is not None and "IPKernelApp" in shell.config and not os.environ.get("DEEPLAB_STATIC")
 
 
 def _board(folder: Path, first_step: int) -> Any:

@@ -1,0 +1,74 @@
+"""The small files that come with the package, and the numbers that the texts take from measurements."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deeplab_lesson.data import Scenes, VOCFolder, bundled
+from deeplab_lesson.training import evaluate, load_checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "book" / "results"
+
+
+@pytest.mark.parametrize(("split", "length"), [("train", 16), ("val", 8)])
+def test_sample_scenes_are_what_scenes_draws(split, length):
+    stored, drawn = VOCFolder(bundled("scenes"), split), Scenes(split)
+    assert len(stored) == length
+    assert tuple(stored.classes) == Scenes.classes
+    assert np.array_equal(stored.palette[:11], drawn.palette[:11])
+    for index in range(length):
+        assert stored.name(index) == drawn.name(index)
+        for ours, theirs in zip(stored.read(index), drawn.read(index), strict=True):
+            assert np.array_equal(ours, theirs)
+
+
+def test_bundled_weights_score_what_their_record_says():
+    record = json.loads(bundled("weights/deeplabv3plus_mini.json").read_text())
+    model, metadata = load_checkpoint(bundled("weights/deeplabv3plus_mini.safetensors"))
+    assert metadata["classes"] == list(Scenes.classes)
+    assert metadata["step"] == record["steps"]
+    test = Scenes("test", length=64)
+    assert evaluate(model, test).mean_iou == pytest.approx(record["test"]["mean_iou"], abs=0.06)  # 64 of 512 pictures
+    with torch.no_grad():  # and it is the trained one: far better than one without training
+        assert evaluate(model, test).mean_iou > 0.4
+
+
+def test_bundled_weights_are_small():
+    files = [path for path in bundled("weights").iterdir() if path.suffix == ".safetensors"]
+    assert max(path.stat().st_size for path in files) <= 5 * 2**20
+    assert sum(path.stat().st_size for path in files) <= 25 * 2**20
+
+
+def test_what_did_not_come_with_the_package_is_said():
+    with pytest.raises(FileNotFoundError, match=r"weights/gpt.safetensors did not come with this version"):
+        bundled("weights/gpt.safetensors")
+
+
+@pytest.mark.parametrize("path", sorted([*RESULTS.glob("*.json"), *(ROOT / "data").rglob("*.json")]), ids=str)
+def test_every_result_says_how_to_measure_it_again(path):
+    record = json.loads(path.read_text())
+    assert record["command"].startswith("python -m benchmarks.")
+    module = record["command"].split()[2]
+    assert (ROOT / (module.replace(".", "/") + ".py")).is_file()
+    assert {"commit", "seconds", "device", "threads", "versions"} <= record.keys()
+
+
+def test_readme_states_the_camvid_result_as_measured():
+    """The table in README.md is written by hand from book/results/camvid_cpu.json: every number must be that file's."""
+    record = json.loads((RESULTS / "camvid_cpu.json").read_text())
+    text = (ROOT / "README.md").read_text()
+    rows = dict(re.findall(r"^\| ([a-z ]+?) \| ([\d.]+) \|$", text, re.MULTILINE))
+    expected = {name: 100 * value for name, value in record["test"]["iou"].items()}
+    expected["mean IoU over the 11 classes"] = 100 * record["test"]["mean_iou"]
+    assert {name: f"{value:.1f}" for name, value in expected.items() if name in rows} == rows | {}
+    assert f"{100 * record['test']['mean_iou']:.1f} %" in text
+    assert f"{record['seconds'] / 60:.0f} minutes" in text
+    assert record["train"].replace("--root CamVid", "").split() == [
+        word for word in re.search(r"deeplab-lesson train --data camvid.*", text).group().split("#")[0].split()
+        if word not in ("--root", "CamVid", "--out", "runs/camvid")
+    ]  # fmt: skip
