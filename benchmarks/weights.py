@@ -24,7 +24,7 @@ NAMES = ("deeplabv3plus_mini",)
 
 def main(
     names: Positional[tuple[str, ...]] = NAMES,
-    steps: int = 8000,
+    steps: int = 6000,
     limit: int = 4096,
     seed: int = 0,
     runs: Path = Path("runs/weights"),
@@ -34,7 +34,9 @@ def main(
     for name in names:
         run = runs / name
         config = preset_config("scenes", "cpu", model=name, steps=steps, limit=limit, seed=seed, out=run)
-        config = replace(config, evaluate_every=max(1, steps // 8), resume=(run / STATE).exists())
+        config = replace(
+            config, evaluate_every=1000, warmup_steps=100, tensorboard=False, resume=(run / STATE).exists()
+        )
         clock = run / "seconds.json"
         before = json.loads(clock.read_text()) if clock.exists() else 0.0
         start = time.perf_counter()

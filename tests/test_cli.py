@@ -44,10 +44,10 @@ def command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pyt
     return run
 
 
-def subprocess_command(*words: object, **options) -> subprocess.CompletedProcess[str]:
+def subprocess_command(*words: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "deeplab_lesson", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, **options)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
 
 
 def assert_explained(done: Done, *parts: str) -> None:
@@ -138,7 +138,7 @@ def test_module_ends_with_2_and_one_line_where_something_is_wrong(tmp_path: Path
 def test_reader_that_goes_away_is_no_error() -> None:
     script = f"{sys.executable} -m deeplab_lesson --help | true; echo ${{PIPESTATUS[0]}}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("0\n", "")
 
 

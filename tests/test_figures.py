@@ -221,27 +221,30 @@ def test_chapter_is_stored_normalized(chapter, normalize):
 def small(tmp_path, normalize):
     """A notebook that prints, draws, warns and has a cell whose output is not stored; run and normalized."""
     code = nbformat.v4.new_code_cell
+    figure = "from matplotlib import pyplot as plt\n_ = plt.subplots(1, 2, figsize=(6, 3))\nplt.show()"
     notebook = nbformat.v4.new_notebook(
         cells=[
             nbformat.v4.new_markdown_cell("# Small", id="small"),
             code("import os, sys\nprint('one', flush=True)\nprint('two')\nprint('note', file=sys.stderr)", id="text"),
             code("from IPython.display import Image, display\ndisplay(Image(data=b'\\x89PNG'))\n40 + 2", id="text"),
             code("print(os.getpid())\nos.environ['DEEPLAB_STATIC']", metadata={"tags": ["nbval-ignore-output"]}),
+            code(figure),
         ],
         metadata={"colab": {"name": "small"}},
     )
     file = tmp_path / "small.ipynb"
-    nbformat.write(notebook, file)
+    file.write_text(json.dumps(notebook))  # nbformat would replace the id that is there twice
     assert normalize.main([str(file)]) == 0
     return file
 
 
 def test_normalizing_keeps_text_drops_the_rest_and_repeats_byte_for_byte(small, normalize):
-    text, shown, ignored = cells(small, "code")
+    text, shown, ignored, drawn = cells(small, "code")
     assert ["".join(output["text"]) for output in text["outputs"]] == ["one\ntwo\n"]
     assert ["".join(output["data"]["text/plain"]) for output in shown["outputs"]] == ["42"]
     assert ignored["outputs"] == []
-    assert [cell["execution_count"] for cell in (text, shown, ignored)] == [1, 2, 3]
+    assert [output["data"] for output in drawn["outputs"]] == [{"text/plain": ["<Figure size 600x300 with 2 Axes>"]}]
+    assert [cell["execution_count"] for cell in (text, shown, ignored, drawn)] == [1, 2, 3, 4]
     assert text["id"] == "text"
     assert shown["id"] != "text"
     before = small.read_bytes()

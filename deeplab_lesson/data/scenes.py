@@ -1,7 +1,7 @@
 """`Scenes`: a procedural data set in which every idea of the course is needed.
 
-Abstract shapes lie on a textured ground, seen from above, at random places and angles, in colors that say
-nothing about their class. What tells a class is, by design, what the papers add one after the other:
+Abstract shapes lie on a dull, textured ground, seen from above, at random places and angles, in vivid colors that
+say nothing about their class. What tells a class is, by design, what the papers add one after the other:
 
     disk / ring, square / frame     pairs that differ only in their middle: a large enough field of view
     pebble / seed                   the same blob, on the ground or on another object: context
