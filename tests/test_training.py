@@ -317,9 +317,10 @@ def test_impossible_precision_is_refused(precision, message):
         choose_precision(precision, torch.device("cpu"))
 
 
-def test_device_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match=r"device='tpu' is not there: this machine has .*cpu"):
-        choose_device("tpu")
+@pytest.mark.parametrize("name", ["tpu", "cpu:x", "cpu:1", "cuda:99", ""])
+def test_device_that_is_not_there_is_refused(name):
+    with pytest.raises(ValueError, match=rf"device='{name}' is not there: this machine has .*cpu"):
+        choose_device(name)
 
 
 def test_bfloat16_training_ends_near_float32(tmp_path, undisturbed):
@@ -458,6 +459,13 @@ def test_batch_of_one_is_refused_before_anything_is_saved(tmp_path):
 def test_settings_that_make_no_sense_are_refused(name):
     with pytest.raises(ValueError, match=f"{name}=0"):
         TrainConfig(**{name: 0})
+
+
+def test_crops_no_model_can_take_and_negative_workers_are_refused():
+    with pytest.raises(ValueError, match=r"crop=\(32, 64\): height and width must be at least 33"):
+        TrainConfig(crop=(32, 64))
+    with pytest.raises(ValueError, match=r"workers=-1: allowed are 0"):
+        TrainConfig(workers=-1)
 
 
 def test_evaluating_on_other_classes_is_refused():

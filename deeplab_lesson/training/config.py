@@ -8,6 +8,7 @@ from typing import Any, Literal
 from deeplab_lesson.data.datasets import ImageMaskFolder, SegmentationDataset, VOCFolder
 from deeplab_lesson.data.public import VOC2012, CamVid
 from deeplab_lesson.data.scenes import Scenes
+from deeplab_lesson.models.base import SMALLEST_IMAGE
 
 DataName = Literal["scenes", "voc", "folder", "camvid", "voc2012"]
 
@@ -96,6 +97,10 @@ class TrainConfig:
         for name in ("learning_rate", "clip_norm", "head_multiplier"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: it must be above 0")
+        if min(self.crop) < SMALLEST_IMAGE:
+            raise ValueError(f"crop={self.crop}: height and width must be at least {SMALLEST_IMAGE}; enlarge the crop")
+        if self.workers < 0:
+            raise ValueError(f"workers={self.workers}: allowed are 0 (no further process) and more")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit={self.limit}: allowed are whole numbers from 1, or none for all pictures")
 

@@ -14,7 +14,9 @@ def choose_device(name: str = "auto") -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, present in there.items() if present))
-    if not there.get(name.split(":")[0], False):
+    kind, _, number = name.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if not there.get(kind, False) or (number and not (number.isdigit() and int(number) < count)):
         found = ", ".join(kind for kind, present in there.items() if present)
         raise ValueError(f"device={name!r} is not there: this machine has {found}; take one of these, or auto")
     return torch.device(name)
