@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -59,13 +60,17 @@ def use_style() -> None:
 
 
 def _sharpen_inline_figures() -> None:
-    """Let the notebook's own backend draw at 200 dpi, for a page that shows them at half their size."""
+    """Let the notebook's own backend draw at 200 dpi, for a screen or page that shows it at half its size."""
     try:
         from IPython.core.getipython import get_ipython
         from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:  # not in a notebook
         return
-    if get_ipython() is not None:  # type: ignore[no-untyped-call,unused-ignore]
+    if get_ipython() is None:  # type: ignore[no-untyped-call,unused-ignore]
+        return
+    if os.environ.get("DEEPLAB_STATIC") == "1":  # the page fits pictures to its width; a stated size would distort them
+        set_matplotlib_formats("png", dpi=200)  # type: ignore[no-untyped-call,unused-ignore]
+    else:
         set_matplotlib_formats("retina")  # type: ignore[no-untyped-call,unused-ignore]
 
 
@@ -106,8 +111,7 @@ def panels(
     columns = min(columns or 3, len(arrays))
     rows = math.ceil(len(arrays) / columns)
     height, width = arrays[0].shape[:2]
-    entries = len(_present(maps))
-    inches = rows * (WIDTH / columns * height / width + 0.3) + 0.25 * math.ceil(entries / 4)
+    inches = rows * (WIDTH / columns * height / width + 0.3) + 0.25 * math.ceil(len(_present(maps)) / 4)
     figure, grid = plt.subplots(rows, columns, figsize=(WIDTH, inches), squeeze=False, layout="constrained")
     for axes in grid.flat:
         axes.axis("off")
@@ -155,7 +159,7 @@ def interior_points(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
         inside = np.pad(core & neighbors, 1)
     depth = depth[1:-1, 1:-1]
     rows, columns = np.indices(depth.shape)
-    points = []
+    points: list[tuple[int, int]] = []
     while depth.max() > MARK_DEPTH * shorter:
         row, column = divmod(int(depth.argmax()), mask.shape[1])
         points.append((row, column))
