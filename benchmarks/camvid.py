@@ -1,7 +1,7 @@
 """Train on CamVid and score the test pictures: `python -m benchmarks.camvid --root FOLDER`.
 
-Settings are those of the preset, chosen on the validation pictures; the 233 test pictures are scored once, at the
-end, by the last checkpoint. It writes book/results/camvid_cpu.json (or camvid.json with --preset gpu).
+Settings are those of the preset. The 233 test pictures are scored at the end, by the checkpoint that was best on the
+validation pictures. It writes book/results/camvid_cpu.json (or camvid.json with --preset gpu).
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Literal
 import tyro
 
 from benchmarks.results import ROOT, write_result
-from deeplab_lesson.training import evaluate, open_dataset, preset_config, train
+from deeplab_lesson.training import evaluate, load_checkpoint, open_dataset, preset_config, train
 from deeplab_lesson.training.checkpoint import STATE
 
 
@@ -30,7 +30,8 @@ def main(
     seconds = time.perf_counter() - start
     if not result.finished:
         return
-    scores = evaluate(result.model, open_dataset("camvid", "test", folder))
+    model, _ = load_checkpoint(out)  # the best on the validation pictures, as `deeplab-lesson evaluate` takes it
+    scores = evaluate(model, open_dataset("camvid", "test", folder))
     print(f"{config.model}, {seconds / 60:.1f} minutes, CamVid test\n{scores}")
     name = "camvid.json" if preset == "gpu" else "camvid_cpu.json"
     command = f"deeplab-lesson train --data camvid --root CamVid --preset {preset}"
