@@ -47,7 +47,7 @@ class Evaluation:
             f"{'pixel accuracy':<{width}}{100 * self.pixel_accuracy:>7.1f}",
         ]
         bands = ", ".join(f"{band} px {_percent(value)}" for band, value in self.trimap_mean_iou.items())
-        return "\n".join([*lines, f"mean IoU within a distance of a boundary: {bands}", f"{self.pictures} pictures"])
+        return "\n".join([*lines, "mean IoU near boundaries, within", f"  {bands}", f"{self.pictures} pictures"])
 
 
 def _percent(share: float | None) -> str:
