@@ -1,4 +1,4 @@
-"""The command line: deeplab-lesson train | evaluate | predict | models | scenes."""
+"""The command line: deeplab-lesson train | evaluate | predict | models | receptive-field | scenes."""
 
 import argparse
 import json
@@ -99,41 +99,66 @@ def predict_command(
     checkpoint: Positional[Path],
     inputs: Positional[tuple[str, ...]],
     out: Path = Path("predictions"),
+    weights: Literal["torchvision"] | None = None,
     device: str = "auto",
 ) -> None:
     """Label pictures: palette PNGs of class ids, and overlays with a legend.
 
     Args:
-        checkpoint: a run's folder (its best checkpoint) or a .safetensors file.
+        checkpoint: a run's folder (its best checkpoint) or a .safetensors file; with --weights left out.
         inputs: picture files, folders or globs.
         out: the folder for the results.
+        weights: torchvision takes its published DeepLab v3 (ResNet-50, VOC's 21 classes) instead of a checkpoint.
         device: cuda, mps, cpu or auto.
     """
-    from deeplab_lesson.inference import predict_files
+    from deeplab_lesson.inference import predict_files, predict_files_with
+    from deeplab_lesson.interop import published_model
     from deeplab_lesson.training.hardware import choose_device
 
-    if not inputs:
+    where = str(choose_device(device))
+    if weights is not None:  # then there is no checkpoint, and the first word is a picture
+        pairs = predict_files_with(*published_model(device=where), (str(checkpoint), *inputs), out)
+    elif inputs:
+        pairs = predict_files(checkpoint, inputs, out, device=where)
+    else:
         raise ValueError("no picture is named: give files, folders or globs after the checkpoint")
-    for picture, target in predict_files(checkpoint, inputs, out, device=str(choose_device(device))):
+    for picture, target in pairs:
         print(f"{picture} -> {target}")
 
 
-def models_command(pattern: Positional[str] = "*") -> None:
+def models_command(pattern: Positional[str] = "*", cost: bool = False, size: tuple[int, int] = (513, 513)) -> None:
     """List the models with their parameter counts at 21 classes.
 
     Args:
         pattern: a shell pattern such as 'deeplabv3plus_*'.
+        cost: also multiply-adds and activation memory, and the papers' own counts.
+        size: height and width of the image that --cost is for.
     """
-    from deeplab_lesson.models.registry import create_model, list_models
+    from deeplab_lesson.models.cost_table import cost_table, papers_table, parameter_table
+    from deeplab_lesson.models.registry import list_models
 
     names = list_models(pattern)
     if not names:
         raise ValueError(f"no model matches {pattern!r}: there are {', '.join(list_models())}")
-    print(f"{'model':<28}{'parameters':>14}")
-    for name in names:
-        with torch.device("meta"):  # shapes without memory: the largest has half a gigabyte of weights
-            model = create_model(name)
-        print(f"{name:<28}{sum(p.numel() for p in model.parameters()):>14,}")
+    print(f"{cost_table(names, size)}\n\n{papers_table()}" if cost else parameter_table(names))
+
+
+def receptive_field_command(
+    model: Positional[str], output_stride: int | None = None, size: tuple[int, int] = (256, 256)
+) -> None:
+    """Print the receptive field of a model, layer by layer.
+
+    Args:
+        model: one of those that 'deeplab-lesson models' lists.
+        output_stride: 8, 16 or 32; the model's own unless given.
+        size: height and width of the image, for the sizes of the maps.
+    """
+    from deeplab_lesson.models.registry import create_model
+    from deeplab_lesson.receptive_field import layer_table
+
+    with torch.device("meta"):
+        network = create_model(model, output_stride=output_stride)
+    print(layer_table(network, size))
 
 
 def scenes_command(
@@ -172,6 +197,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate_command,
     "predict": predict_command,
     "models": models_command,
+    "receptive-field": receptive_field_command,
     "scenes": scenes_command,
 }
 
@@ -214,7 +240,7 @@ def _one_line(error: BaseException) -> str:
 
 def _usage() -> str:
     rows = {"train": train_command, **COMMANDS}
-    lines = [f"  {name:<10}{(function.__doc__ or '').splitlines()[0]}" for name, function in rows.items()]
+    lines = [f"  {name:<17}{(function.__doc__ or '').splitlines()[0]}" for name, function in rows.items()]
     return "\n".join(["usage: deeplab-lesson COMMAND ... (COMMAND --help says more)", *lines])
 
 

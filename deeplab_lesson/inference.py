@@ -14,18 +14,21 @@ from PIL import Image, ImageDraw, ImageFont
 from deeplab_lesson.data.files import PICTURE_ENDINGS, picture_files, read_image, write_label, write_picture
 from deeplab_lesson.data.palette import VOC_PALETTE, VOID, colorize
 from deeplab_lesson.data.transforms import normalize
+from deeplab_lesson.layers.resize import resize_labels
 from deeplab_lesson.models.base import SegmentationModel
 from deeplab_lesson.training.checkpoint import load_checkpoint
 from deeplab_lesson.training.evaluation import evaluating
 
 
 @torch.inference_mode()
-def predict(model: SegmentationModel, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def predict(model: SegmentationModel, image: NDArray[np.uint8], *, short_side: int | None = None) -> NDArray[np.uint8]:
     """Label one picture.
 
     Args:
         model: put into eval mode for the call, and back afterwards.
         image: uint8 [H, W, 3], RGB, as `Image.open` or a data set gives it: not normalized.
+        short_side: show the model the picture with this many pixels on its short side, and enlarge or reduce the
+            labels again; None shows it as it is.
 
     Returns:
         Class ids, uint8 [H, W].
@@ -41,10 +44,20 @@ def predict(model: SegmentationModel, image: NDArray[np.uint8]) -> NDArray[np.ui
         )
     if image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"the image has the shape {image.shape}: allowed is (height, width, 3)")
+    shown = image if short_side is None else _scaled(image, short_side)
     with evaluating(model):
-        logits = model(normalize(image)[None].to(next(model.parameters()).device))  # [1, C, H, W]
-    labels: NDArray[np.uint8] = logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
-    return labels
+        logits = model(normalize(shown)[None].to(next(model.parameters()).device))  # [1, C, h, w]
+    labels = logits[0].argmax(dim=0).to(torch.uint8)  # [h, w]
+    if short_side is not None:
+        labels = resize_labels(labels, image.shape[:2])  # [H, W]
+    result: NDArray[np.uint8] = labels.cpu().numpy()
+    return result
+
+
+def _scaled(image: NDArray[np.uint8], short_side: int) -> NDArray[np.uint8]:
+    height, width = image.shape[:2]
+    size = tuple(int(short_side * side / min(height, width)) for side in (width, height))
+    return np.array(Image.fromarray(image).resize((size[0], size[1]), Image.Resampling.BILINEAR))
 
 
 def overlay(
@@ -128,7 +141,17 @@ def predict_files(
         ValueError: a file that is no picture, two pictures whose results would have one name, or a result that
             would overwrite a file that no prediction has written.
     """
-    model, metadata = load_checkpoint(checkpoint, device=device)
+    yield from predict_files_with(*load_checkpoint(checkpoint, device=device), inputs, out)
+
+
+def predict_files_with(
+    model: SegmentationModel, metadata: dict[str, Any], inputs: Iterable[str | Path], out: str | Path
+) -> Iterator[tuple[Path, Path]]:
+    """Do what `predict_files` does with a model that is loaded already.
+
+    Args:
+        metadata: as `load_checkpoint` returns it; a `short_side` in it is handed to `predict`.
+    """
     classes, palette = class_colors(metadata)
     pictures = find_pictures(inputs)
     results = [[Path(out) / f"{path.stem}{end}.png" for end in ("", "_overlay")] for path in pictures]
@@ -136,7 +159,7 @@ def predict_files(
     for path, (target, overlaid) in zip(pictures, results, strict=True):
         image = read_image(path, upright=True)
         try:
-            labels = predict(model, image)
+            labels = predict(model, image, short_side=metadata.get("short_side"))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         page = with_legend(overlay(image, labels, palette), labels, classes, palette)

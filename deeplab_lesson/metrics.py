@@ -7,6 +7,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deeplab_lesson.data.palette import VOID
+from deeplab_lesson.panoptic_quality import PanopticQuality, panoptic_quality
+
+__all__ = [
+    "TRIMAP_WIDTHS",
+    "ConfusionMatrix",
+    "PanopticQuality",
+    "TrimapIoU",
+    "panoptic_quality",
+    "trimap_band",
+    "trimap_iou",
+]
 
 TRIMAP_WIDTHS = (1, 2, 4, 8, 16)
 

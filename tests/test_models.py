@@ -313,7 +313,7 @@ def test_batch_of_one_is_allowed_where_batchnorm_is_frozen():
 @pytest.mark.parametrize("name", ALL)
 def test_model_can_be_built_again_from_its_spec(name):
     with torch.device("meta"):
-        model = create_model(name, 7, output_stride=8, separable=True)
+        model = create_model(name, 7)
         again = create_model(**model.spec)
     assert [(k, v.shape) for k, v in model.state_dict().items()] == [
         (k, v.shape) for k, v in again.state_dict().items()

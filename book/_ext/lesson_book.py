@@ -6,9 +6,7 @@ from typing import Any
 from sphinx.application import Sphinx
 
 
-def without_thebe(
-    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object
-) -> None:
+def without_thebe(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object) -> None:
     """Drop what sphinx-thebe 0.3.1 adds to every page, although thebe is off.
 
     It declares `const THEBE_JS_URL` twice, which is an error in the console, and names a script on
@@ -17,8 +15,7 @@ def without_thebe(
     context["script_files"] = [
         script
         for script in context.get("script_files", [])
-        if "THEBE_JS_URL" not in script.attributes.get("body", "")
-        and "sphinx-thebe.js" not in str(script.filename)
+        if "THEBE_JS_URL" not in script.attributes.get("body", "") and "sphinx-thebe.js" not in str(script.filename)
     ]
 
 

@@ -1,11 +1,9 @@
 """Residual trunks: torchvision's ResNet and a narrow one, made dense at the output stride asked for."""
 
-from urllib.error import URLError
-
-import torch
 from torch import Tensor, nn
 
-from deeplab_lesson.layers.atrous import DilationPlan, make_dense
+from deeplab_lesson.backbones.imagenet import torchvision_classifier
+from deeplab_lesson.layers.dilation import DilationPlan, make_dense
 
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 
@@ -57,19 +55,9 @@ class ResNetTrunk(_ResidualTrunk):
 
     def __init__(self, depth: int, plan: DilationPlan, *, pretrained: bool = False) -> None:
         super().__init__()
-        from torchvision.models import (
-            get_model,
-        )  # late, so that `import deeplab_lesson` does not load torchvision
-
         if depth not in (18, 34, 50, 101, 152):
             raise ValueError(f"there is no ResNet-{depth}: allowed are 18, 34, 50, 101, 152")
-        try:
-            resnet = get_model(f"resnet{depth}", weights="IMAGENET1K_V1" if pretrained else None)
-        except (URLError, OSError) as error:
-            raise ConnectionError(
-                f"the ImageNet weights of ResNet-{depth} could not be downloaded ({error}): connect to the internet "
-                f"once, put the file into {torch.hub.get_dir()}/checkpoints, or take pretrained_backbone=False"
-            ) from error
+        resnet = torchvision_classifier(f"resnet{depth}", f"ResNet-{depth}", pretrained=pretrained)
         self.conv1, self.bn1, self.relu, self.maxpool = resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = (getattr(resnet, name) for name in STAGES)
         self.channels = (64, 128, 256, 512) if depth < 50 else (256, 512, 1024, 2048)

@@ -1,111 +1,130 @@
-"""From output stride to strides and rates: how a strided network is made dense."""
+"""Atrous convolution written three ways, and what its holes cost.
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+The three functions compute `torch.nn.functional.conv1d` or `conv2d` with `dilation=rate`, in 1-D for weights
+[out, in, k] and in 2-D for weights [out, in, kh, kw]. They are for reading: layers use PyTorch's own.
 
-from torch import nn
+Source: v1 section 3.1 (arXiv 1412.7062); v2 equation 1 and section 3.1 (arXiv 1606.00915).
+"""
 
-RESNET_STRIDES: Mapping[str, int] = {"stem": 4, "layer1": 1, "layer2": 2, "layer3": 2, "layer4": 2}
-ASPP_RATES_AT_16 = (6, 12, 18)  # v3 section 4.2; doubled at output stride 8
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One stage: the stride it keeps, and the rates before and after the stride that was removed in it."""
-
-    name: str
-    stride: int  # kept
-    removed: int  # stride taken out; the stage reads its input at `rate_before` and goes on at `rate_after`
-    rate_before: int
-    rate_after: int
-    output_stride: int  # of the stage's output
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 
-@dataclass(frozen=True)
-class DilationPlan:
-    """What `plan_dilation` decides. `print(plan)` shows it as a table."""
+def effective_kernel_size(kernel_size: int, rate: int) -> int:
+    """Return how many pixels a kernel spans along an axis: k + (k - 1)(rate - 1). It still reads only k of them.
 
-    output_stride: int
-    stages: tuple[StagePlan, ...]
-    aspp_rates: tuple[int, ...]
-
-    def __getitem__(self, name: str) -> StagePlan:
-        return next(stage for stage in self.stages if stage.name == name)
-
-    def __str__(self) -> str:
-        rows = [f"{'stage':<8}{'stride':>8}{'removed':>9}{'rate':>9}{'output stride':>15}"]
-        for s in self.stages:
-            rate = str(s.rate_after) if s.rate_before == s.rate_after else f"{s.rate_before} -> {s.rate_after}"
-            rows.append(f"{s.name:<8}{s.stride:>8}{s.removed:>9}{rate:>9}{s.output_stride:>15}")
-        rates = ", ".join(str(rate) for rate in self.aspp_rates)
-        return "\n".join([*rows, f"ASPP rates: {rates}"])
+    >>> effective_kernel_size(3, 2)
+    5
+    """
+    if kernel_size < 1 or rate < 1:
+        raise ValueError(f"kernel_size={kernel_size}, rate={rate}: allowed are whole numbers from 1")
+    return kernel_size + (kernel_size - 1) * (rate - 1)
 
 
-def plan_dilation(
-    output_stride: int = 16,
-    strides: Mapping[str, int] = RESNET_STRIDES,
-    *,
-    aspp_rates_at_16: Sequence[int] = ASPP_RATES_AT_16,
-) -> DilationPlan:
-    """Decide which strides a trunk keeps for an output stride, and the rates that make up for the others.
+def atrous_by_sum(inputs: Tensor, weight: Tensor, rate: int = 1, *, stride: int = 1, padding: int = 0) -> Tensor:
+    """The definition, tap by tap: y[i] = sum over k of x[stride * i + rate * k] w[k].
 
-    The rule: *the rate of a convolution is the product of the strides removed before it*. A convolution whose
-    own stride is removed still reads the grid in front of it, so it keeps the rate of that grid ("1 -> 2" in
-    the table); those that follow take the new rate. Then the dense network, subsampled, computes the same
-    features as the strided one.
-
-    Args:
-        output_stride: image size / feature map size at the trunk's end; 8, 16 or 32 for a ResNet (4 also works).
-        strides: the trunk's stages in order, with their strides.
-        aspp_rates_at_16: the head's rates at output stride 16; they scale with the resolution of the map.
+    Shapes, in 2-D:
+        inputs  [N, C_in, H, W]
+        weight  [C_out, C_in, kh, kw]
+        output  [N, C_out, (H + 2 padding - (kh - 1) rate - 1) // stride + 1, the same for W]
 
     Raises:
-        ValueError: an output stride that no choice of removed strides gives.
-
-    Source: v1 section 3.1 (arXiv 1412.7062), v3 section 3.1 (arXiv 1706.05587).
-
-    >>> plan_dilation(16)["layer4"].rate_after
-    2
+        ValueError: ranks that do not fit, or a kernel that spans more than the padded input.
     """
-    reached, total = [], 1
-    for stride in strides.values():
-        total *= stride
-        reached.append(total)
-    allowed = sorted({value for value in reached if value > 1})
-    if output_stride not in allowed:
+    padded, sizes = _pad(inputs, weight, rate, padding)
+    counts = [(size - 1) // stride + 1 for size in sizes]
+    output = inputs.new_zeros(inputs.shape[0], weight.shape[0], *counts)
+    for tap in itertools.product(*(range(size) for size in weight.shape[2:])):
+        read = [slice(rate * k, rate * k + stride * (n - 1) + 1, stride) for k, n in zip(tap, counts, strict=True)]
+        output = output + torch.einsum("nc...,oc->no...", padded[_last_axes(read)], weight[_last_axes(tap)])
+    return output
+
+
+def atrous_by_zero_inserted_kernel(
+    inputs: Tensor, weight: Tensor, rate: int = 1, *, stride: int = 1, padding: int = 0
+) -> Tensor:
+    """An ordinary convolution whose kernel has rate - 1 zeros between its weights. Shapes as in `atrous_by_sum`."""
+    _pad(inputs, weight, rate, padding)
+    spans = [effective_kernel_size(size, rate) for size in weight.shape[2:]]
+    kernel = weight.new_zeros(*weight.shape[:2], *spans)
+    kernel[_last_axes([slice(None, None, rate)] * len(spans))] = weight
+    convolve = F.conv1d if len(spans) == 1 else F.conv2d
+    return convolve(inputs, kernel, stride=stride, padding=padding)
+
+
+def atrous_by_phases(inputs: Tensor, weight: Tensor, rate: int = 1, *, stride: int = 1, padding: int = 0) -> Tensor:
+    """Ordinary convolutions of the sub-grids x[phase::rate], put back in each other's gaps: rate² of them in 2-D.
+
+    An output position reads only positions of its own phase, so that the phases never meet; this is why a stack
+    of equal rates leaves a grid (see `gridding_coverage`). Shapes as in `atrous_by_sum`.
+    """
+    padded, sizes = _pad(inputs, weight, rate, padding)
+    convolve = F.conv1d if len(sizes) == 1 else F.conv2d
+    dense = inputs.new_zeros(inputs.shape[0], weight.shape[0], *sizes)  # at stride 1
+    for phase in itertools.product(*(range(min(rate, size)) for size in sizes)):
+        grid = _last_axes(slice(first, None, rate) for first in phase)
+        dense[grid] = convolve(padded[grid], weight)
+    return dense[_last_axes([slice(None, None, stride)] * len(sizes))]
+
+
+def _pad(inputs: Tensor, weight: Tensor, rate: int, padding: int) -> tuple[Tensor, list[int]]:
+    """Pad with zeros, and say how many positions the kernel has along each axis at stride 1."""
+    axes = weight.ndim - 2
+    if axes not in (1, 2) or inputs.ndim != weight.ndim or inputs.shape[1] != weight.shape[1]:
         raise ValueError(
-            f"output_stride={output_stride!r} is not possible: the strides of this trunk "
-            f"({', '.join(f'{name} {stride}' for name, stride in strides.items())}) allow "
-            f"{', '.join(str(value) for value in allowed)}; take 16 (or 8, finer and slower)"
+            f"inputs {list(inputs.shape)} and weight {list(weight.shape)} do not fit: allowed are [N, C, L] with "
+            "[out, C, k], and [N, C, H, W] with [out, C, kh, kw]"
         )
-    stages, rate, current = [], 1, 1
-    for name, stride in strides.items():
-        kept = stride if current * stride <= output_stride else 1
-        removed = stride // kept
-        current *= kept
-        stages.append(StagePlan(name, kept, removed, rate, rate * removed, current))
-        rate *= removed
-    aspp_rates = tuple(max(1, round(base * 16 / output_stride)) for base in aspp_rates_at_16)
-    return DilationPlan(output_stride, tuple(stages), aspp_rates)
+    padded = F.pad(inputs, [padding, padding] * axes)
+    spans = [effective_kernel_size(size, rate) for size in weight.shape[2:]]
+    sizes = [length - span + 1 for length, span in zip(padded.shape[2:], spans, strict=True)]
+    if min(sizes) < 1:
+        raise ValueError(
+            f"a kernel that spans {' x '.join(map(str, spans))} does not fit into an input of "
+            f"{' x '.join(map(str, padded.shape[2:]))} with its padding: pad more or take a lower rate"
+        )
+    return padded, sizes
 
 
-def make_dense(blocks: Iterable[nn.Module], stage: StagePlan) -> None:
-    """Change the residual blocks of one stage in place: strides go, rates come.
+def _last_axes(indices: Iterable[Any]) -> tuple[Any, ...]:
+    return (..., *indices)
 
-    Works on any block whose convolutions are its attributes conv1, conv2, ... in forward order with an optional
-    1x1 shortcut in `downsample` (torchvision's BasicBlock and Bottleneck). torchvision's own option refuses
-    BasicBlock; dilating every convolution of the stage, as some libraries do, breaks the equality above.
+
+def gridding_coverage(rates: Sequence[int], kernel_size: int = 3) -> Tensor:
+    """Count the paths from each input position to one output position of a stack of square atrous convolutions.
+
+    Returns int64 [extent, extent], the output position in the middle; 0 where the stack has a hole. Rates
+    (2, 2, 2) touch 49 of 13 x 13 positions, (1, 2, 3) all 169.
     """
-    rate = stage.rate_before
-    for block in blocks:
-        for name, module in block.named_children():
-            if name.startswith("conv") and isinstance(module, nn.Conv2d):
-                extent = [rate * (size - 1) for size in module.kernel_size]
-                module.dilation = (rate, rate)  # 1x1 convolutions read one position: any rate is the same
-                module.padding = (extent[0] // 2, extent[1] // 2)
-                if module.stride != (1, 1) and stage.removed > 1:
-                    module.stride = (1, 1)
-                    rate *= stage.removed
-        shortcut = getattr(block, "downsample", None)
-        if shortcut is not None and stage.removed > 1:
-            shortcut[0].stride = (1, 1)
+    line = torch.ones(1, dtype=torch.int64)
+    for rate in rates:
+        longer = line.new_zeros(len(line) + effective_kernel_size(kernel_size, rate) - 1)
+        for tap in range(kernel_size):
+            longer[rate * tap : rate * tap + len(line)] += line
+        line = longer
+    return line[:, None] * line[None, :]  # the two axes choose their taps independently
+
+
+def valid_weight_counts(size: tuple[int, int], rate: int, kernel_size: int = 3) -> Tensor:
+    """Count the taps of a centered kernel that fall inside a map, for each position of the map.
+
+    Returns int64 [H, W]; the other taps read padding. At rates as large as the map, a 3x3 kernel is down to its
+    middle weight almost everywhere, that is a 1x1 kernel: v3 section 3.3 and figure 4.
+
+    Raises:
+        ValueError: an even kernel, which has no middle tap.
+    """
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size={kernel_size}: allowed are odd numbers, whose kernels have a middle tap")
+    reach = rate * torch.arange(-(kernel_size // 2), kernel_size // 2 + 1)
+    lines = []
+    for length in size:
+        read = torch.arange(length)[:, None] + reach  # [length, kernel_size]
+        lines.append(((read >= 0) & (read < length)).sum(dim=1))
+    return lines[0][:, None] * lines[1][None, :]

@@ -7,6 +7,7 @@ puts the corner samples on top of each other instead, which asks for crops of s*
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +19,15 @@ def resize_features(features: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def repeat_features(features: Tensor, size: Sequence[int]) -> Tensor:
+    """Enlarge a map [N, C, h, w] to [N, C, *size] by repeating its positions: FPN's "nearest, by two".
+
+    For sizes 2 h and 2 h - 1 it is every position twice, cropped at the end: 0 0 1 1 2 2 ... That is how a 3x3 of
+    stride 2 made the small map (its position i stands on 2 i of the large one), so `nearest`, not `nearest-exact`.
+    """
+    return F.interpolate(features, size=tuple(size), mode="nearest")
+
+
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize class ids [H, W] or [N, H, W] to `size`, taking the nearest pixel and inventing no class.
 
@@ -27,3 +37,11 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     batched = labels if labels.ndim == 3 else labels[None]
     resized = F.interpolate(batched[:, None].float(), size=size, mode="nearest-exact")[:, 0].to(labels.dtype)
     return resized if labels.ndim == 3 else resized[0]
+
+
+def crop_corner(features: Tensor, size: Sequence[int]) -> Tensor:
+    """Keep the top left `size` of a map: what is left over where halving rounded up and doubling does not."""
+    return features[:, :, : size[0], : size[1]]
+
+
+torch.fx.wrap("crop_corner")  # it looks at sizes, so a trace keeps it as one call

@@ -1,5 +1,6 @@
 """What every segmentation model of this package promises."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -56,3 +57,33 @@ def check_images(images: Tensor) -> None:
 
 
 torch.fx.wrap("check_images")
+
+
+def refuse_pretrained(pretrained_backbone: bool, trunk: str = "the mini trunk") -> None:
+    """Refuse `pretrained_backbone=True` for a system whose trunk exists nowhere with ImageNet weights."""
+    if pretrained_backbone:
+        raise ValueError(
+            f"pretrained_backbone=True: there are no ImageNet weights for {trunk}; allowed with the resnet and vgg16 "
+            "models; take pretrained_backbone=False, or one of those"
+        )
+
+
+def check_output_stride(output_stride: int | None, only: int, reason: str) -> None:
+    """Refuse another output stride than the one that the system has."""
+    if output_stride is not None and (type(output_stride) is not int or output_stride != only):
+        raise ValueError(
+            f"output_stride={output_stride!r} is not possible: {reason}, which allows {only}; take {only} or None"
+        )
+
+
+def weight_differences(wanted: Mapping[str, Tensor], given: Mapping[str, Any]) -> list[str]:
+    """Say how a state dict differs from the one that a model wants, in names and shapes; empty where it fits."""
+    lines = [f"no {name}" for name in sorted(wanted.keys() - given.keys())]
+    lines += [f"an extra {name}" for name in sorted(map(str, given.keys() - wanted.keys()))]
+    for name in sorted(wanted.keys() & given.keys()):
+        value = given[name]
+        if not isinstance(value, Tensor):
+            lines.append(f"{name} a {type(value).__name__} where the model has a tensor")
+        elif wanted[name].shape != value.shape:
+            lines.append(f"{name} {list(value.shape)} where the model has {list(wanted[name].shape)}")
+    return lines

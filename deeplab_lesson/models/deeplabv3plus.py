@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from deeplab_lesson.backbones.mobilenet import MobileNetV3Trunk
 from deeplab_lesson.backbones.resnet import MiniTrunk, ResNetTrunk
+from deeplab_lesson.backbones.xception import Xception65Trunk
 from deeplab_lesson.layers.aspp import ASPP
-from deeplab_lesson.layers.atrous import ASPP_RATES_AT_16, plan_dilation
 from deeplab_lesson.layers.convolution import conv_bn_relu
+from deeplab_lesson.layers.dilation import ASPP_RATES_AT_16, plan_dilation
 from deeplab_lesson.layers.resize import resize_features
 from deeplab_lesson.models.base import SegmentationModel, check_images
 
@@ -64,7 +66,7 @@ class DeepLabV3Plus(SegmentationModel):
 
     def __init__(
         self,
-        backbone: ResNetTrunk | MiniTrunk,
+        backbone: ResNetTrunk | MiniTrunk | Xception65Trunk | MobileNetV3Trunk,
         num_classes: int,
         aspp_rates: Sequence[int],
         *,

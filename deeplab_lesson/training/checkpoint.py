@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from deeplab_lesson.data.files import write_atomically
-from deeplab_lesson.models.base import SegmentationModel
+from deeplab_lesson.models.base import SegmentationModel, weight_differences
 from deeplab_lesson.models.registry import create_model
 
 BEST, LAST, STATE = "best.safetensors", "last.safetensors", "resume.pt"
@@ -117,12 +117,7 @@ def load_weights(model: SegmentationModel, path: str | Path) -> None:
         raise ValueError(
             f"{path} is damaged ({error}): copy it anew, or take the other checkpoint of the run"
         ) from error
-    wanted = model.state_dict()
-    lines = [f"no {name}" for name in sorted(wanted.keys() - tensors)]
-    lines += [f"an extra {name}" for name in sorted(tensors.keys() - wanted)]
-    for name in sorted(wanted.keys() & tensors):
-        if wanted[name].shape != tensors[name].shape:
-            lines.append(f"{name} {list(tensors[name].shape)} where the model has {list(wanted[name].shape)}")
+    lines = weight_differences(model.state_dict(), tensors)
     if lines:
         held = read_metadata(path)["model"]
         raise ValueError(
