@@ -73,7 +73,7 @@ TINY = (
 def test_help_lists_every_command(command, words: tuple[str, ...]) -> None:
     done = command(*words)
     assert done.code == 0
-    for name in ("train", "evaluate", "predict", "models", "scenes"):
+    for name in ("train", "evaluate", "predict", "models", "receptive-field", "scenes"):
         assert f"  {name} " in done.out
 
 

@@ -57,7 +57,6 @@ def papers_table() -> str:
             *lines,
             "The papers' trunk begins with three 3x3 convolutions in the place of one 7x7 (7.1 B more) and strides in",
             "a stage's last unit (1.1 to 3.2 B less). With a 3x3 of rate r counted on a map enlarged to a multiple of",
-            "r, as TensorFlow's space-to-batch does, this gives the papers' numbers to 0.3 B; v3+ is then 102.6 B, not",
-            "101.28 B.",
+            "r, as TensorFlow's space-to-batch does, this gives the papers' numbers to 0.3 B (but 102.6 for 101.28).",
         ]
     )

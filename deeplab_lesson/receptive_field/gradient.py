@@ -55,8 +55,8 @@ def gradient_receptive_field(
         output, in_channels: see `receptive_field`.
 
     Raises:
-        ValueError: the image has no room to move the field, so that its stride cannot be seen, or a
-            gradient that is not finite.
+        ValueError: the image has no room to move the field, so that its stride cannot be seen, or
+            only padding is read; or a gradient that is not finite.
     """
     probe = _positive_copy(module)
     image = torch.full((1, in_channels or first_in_channels(module), *input_size), SMALL, dtype=torch.float64)
@@ -83,6 +83,11 @@ def _touched(value: Tensor, image: Tensor) -> list[tuple[int, int]]:
     if not gradient.isfinite().all():
         raise ValueError("the gradient is not finite: measure a part of the module")
     touched = (gradient[0] != 0).any(dim=0)
+    if not touched.any():
+        raise ValueError(
+            f"the output position reads nothing of the {image.shape[2]}x{image.shape[3]} image, only padding: "
+            "take a larger input_size"
+        )
     ends = [torch.nonzero(touched.any(dim=1 - axis)).flatten().tolist() for axis in (0, 1)]
     return [(int(found[0]), int(found[-1])) for found in ends]
 
