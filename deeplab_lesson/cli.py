@@ -205,14 +205,15 @@ COMMANDS: dict[str, Callable[..., None]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; 0 when it worked, 2 when the input was wrong, 130 when it was stopped."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    code = 0
     try:
         if words[:1] == ["train"]:
             train_command(words[1:])
         elif words and words[0] in COMMANDS:
             tyro.cli(COMMANDS[words[0]], prog=f"deeplab-lesson {words[0]}", args=words[1:])
         else:
-            print(_usage(), file=sys.stderr if words and words[0] not in ("-h", "--help") else sys.stdout)
-            return 2 if words and words[0] not in ("-h", "--help") else 0
+            code = 2 if words and words[0] not in ("-h", "--help") else 0
+            print(_usage(), file=sys.stderr if code else sys.stdout)
         sys.stdout.flush()  # a reader that has gone is noticed here, not while Python ends
     except KeyboardInterrupt:
         print("deeplab-lesson: stopped", file=sys.stderr)
@@ -223,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, MemoryError, torch.OutOfMemoryError) as error:
         print(f"deeplab-lesson: {_one_line(error)}", file=sys.stderr)
         return 2
-    return 0
+    return code
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -136,7 +137,7 @@ def test_module_ends_with_2_and_one_line_where_something_is_wrong(tmp_path: Path
 
 
 def test_reader_that_goes_away_is_no_error() -> None:
-    script = f"{sys.executable} -m deeplab_lesson --help | true; echo ${{PIPESTATUS[0]}}"
+    script = f"{shlex.quote(sys.executable)} -m deeplab_lesson --help | true; echo ${{PIPESTATUS[0]}}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=environment, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("0\n", "")
