@@ -50,7 +50,12 @@ class _FilePairs(SegmentationDataset):
     """What the two folder layouts share: a list of (image file, label file)."""
 
     def __init__(
-        self, root: str | Path, split: str, classes: Sequence[str] | None, transform: Transform | None
+        self,
+        root: str | Path,
+        split: str = "train",
+        *,
+        classes: Sequence[str] | None = None,
+        transform: Transform | None = None,
     ) -> None:
         self.root = Path(root)
         self.split = split
@@ -107,16 +112,6 @@ class VOCFolder(_FilePairs):
 
     layout = "JPEGImages/, SegmentationClass/ and ImageSets/"
 
-    def __init__(
-        self,
-        root: str | Path,
-        split: str = "train",
-        *,
-        classes: Sequence[str] | None = None,
-        transform: Transform | None = None,
-    ) -> None:
-        super().__init__(root, split, classes, transform)
-
     def _find_pairs(self) -> list[tuple[Path, Path]]:
         for folder in ("JPEGImages", "SegmentationClass", "ImageSets"):
             if not (self.root / folder).is_dir():
@@ -154,22 +149,7 @@ class ImageMaskFolder(_FilePairs):
     """
 
     layout = "train/images, train/masks, val/images, val/masks and classes.txt"
-    classes = ()
-
-    def __init__(
-        self,
-        root: str | Path,
-        split: str = "train",
-        *,
-        classes: Sequence[str] | None = None,
-        transform: Transform | None = None,
-    ) -> None:
-        super().__init__(root, split, classes, transform)
-        if not self.classes:
-            raise FileNotFoundError(
-                f"{self.root}/classes.txt does not exist: write the class names into it, one a line in the order "
-                "of their ids (the first is id 0), or give classes=(...)"
-            )
+    classes: Sequence[str] = ()
 
     def _find_pairs(self) -> list[tuple[Path, Path]]:
         folders = [self.root / self.split / "images", self.root / self.split / "masks"]
@@ -183,6 +163,11 @@ class ImageMaskFolder(_FilePairs):
         if not pictures and not masks:
             raise ValueError(f"{folders[0]} holds no picture: allowed endings are {', '.join(PICTURE_ENDINGS)}")
         _refuse_lonely(sorted(masks.keys() - pictures), sorted(pictures.keys() - masks), self.root / self.split)
+        if not self.classes:
+            raise FileNotFoundError(
+                f"{self.root}/classes.txt does not exist: write the class names into it, one a line in the order "
+                "of their ids (the first is id 0), or give classes=(...)"
+            )
         return [(pictures[name], masks[name]) for name in sorted(pictures)]
 
 
