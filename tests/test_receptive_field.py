@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -162,6 +162,7 @@ LAYERS = st.tuples(st.integers(1, 4), st.integers(1, 2), st.integers(0, 2), st.i
 
 @settings(max_examples=25, deadline=None)
 @given(layers=st.lists(LAYERS, min_size=1, max_size=3))
+@example(layers=[(2, 2, 1, 2, False), (2, 1, 1, 1, False)])  # a field with holes, at a border
 def test_a_chain_follows_the_textbook_recursion_and_is_measured_so(layers):
     modules, size, step, start = [], 1, 1, 0
     for kernel, stride, padding, rate, pool in layers:

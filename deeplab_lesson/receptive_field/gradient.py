@@ -71,7 +71,7 @@ def gradient_receptive_field(
         if first == 0 or last == input_size[axis] - 1:
             axes.append((math.inf, math.inf, -math.inf))
         else:
-            stride = _stride(result, image, (row, column), axis, first)
+            stride = _stride(result, image, (row, column), axis, here[axis])
             axes.append((last - first + 1, stride, first - stride * at))
     height, width = axes
     return ReceptiveField((height[0], width[0]), (height[1], width[1]), (height[2], width[2]))
@@ -92,15 +92,25 @@ def _touched(value: Tensor, image: Tensor) -> list[tuple[int, int]]:
     return [(int(found[0]), int(found[-1])) for found in ends]
 
 
-def _stride(result: Tensor, image: Tensor, position: tuple[int, int], axis: int, first: int) -> float:
+def _stride(result: Tensor, image: Tensor, position: tuple[int, int], axis: int, here: tuple[int, int]) -> float:
+    """Compare with another position that reads as many pixels: one with fewer reads padding as well.
+
+    Looking for pixel 0 would not be enough: a field of rate 2 has holes, and pixel 0 may be one of them. Where maps
+    are enlarged the sizes differ a little, so that any position inside is the second choice.
+    """
+    second_choice = None
     for span in SPANS:
         other = list(position)
         other[axis] += span
         if 0 <= other[axis] < result.shape[axis]:
             begin, end = _touched(result[other[0], other[1]], image)[axis]
-            if begin > 0 and end < image.shape[2 + axis] - 1:
-                stride = (begin - first) / span
+            stride = (begin - here[0]) / span
+            if end - begin == here[1] - here[0]:
                 return int(stride) if stride == int(stride) else stride
+            if second_choice is None and begin > 0 and end < image.shape[2 + axis] - 1:
+                second_choice = stride
+    if second_choice is not None:
+        return int(second_choice) if second_choice == int(second_choice) else second_choice
     raise ValueError(
         f"the field fits into the {image.shape[2]}x{image.shape[3]} image but cannot move in it: "
         "take a larger input_size"
