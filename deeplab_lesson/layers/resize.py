@@ -45,3 +45,12 @@ def crop_corner(features: Tensor, size: Sequence[int]) -> Tensor:
 
 
 torch.fx.wrap("crop_corner")  # it looks at sizes, so a trace keeps it as one call
+
+
+def shrink(images: Tensor, scale: float) -> Tensor:
+    """The images at `scale` times their size, bilinear; half a pixel counts as one: 513 becomes 257."""
+    height, width = (int(side * scale + 0.5) for side in images.shape[2:])
+    return resize_features(images, (height, width))
+
+
+torch.fx.wrap("shrink")  # computes with sizes, so a trace keeps it as one call

@@ -15,7 +15,7 @@ from deeplab_lesson.backbones.imagenet import refuse_pretrained_mini
 from deeplab_lesson.backbones.resnet import MiniTrunk, ResNetTrunk
 from deeplab_lesson.backbones.vgg import ConvolutionalClassifier
 from deeplab_lesson.layers.dilation import plan_dilation
-from deeplab_lesson.layers.resize import resize_features
+from deeplab_lesson.layers.resize import resize_features, shrink
 from deeplab_lesson.models.base import SegmentationModel, check_images
 
 Fusion = Literal["attention", "average", "max"]
@@ -120,15 +120,6 @@ def uniform_weights(scores: Sequence[Tensor]) -> Tensor:
     """One over the number of scales, everywhere."""
     per_scale = [torch.full_like(score[:, :1], 1 / len(scores)) for score in scores]
     return torch.cat(per_scale, dim=1)
-
-
-def shrink(images: Tensor, scale: float) -> Tensor:
-    """The images at `scale` times their size, bilinear; half a pixel counts as one: 513 becomes 257."""
-    height, width = (int(side * scale + 0.5) for side in images.shape[2:])
-    return resize_features(images, (height, width))
-
-
-torch.fx.wrap("shrink")  # computes with sizes, so a trace keeps it as one call
 
 
 def check_scales(scales: Sequence[float]) -> None:

@@ -20,8 +20,7 @@ from deeplab_lesson.backbones.vgg import (
     parameters_without_imagenet_weights,
 )
 from deeplab_lesson.layers.dilation import RESNET_STRIDES, DilationPlan, plan_dilation
-from deeplab_lesson.layers.resize import resize_features
-from deeplab_lesson.models.attention_to_scale import shrink
+from deeplab_lesson.layers.resize import resize_features, shrink
 from deeplab_lesson.models.base import SegmentationModel, check_images
 
 OUTPUT_STRIDE = 8

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from deeplab_lesson.backbones.resnet import MiniTrunk
 from deeplab_lesson.layers.dilation import plan_dilation
-from deeplab_lesson.layers.resize import resize_features
+from deeplab_lesson.layers.resize import crop_corner, resize_features
 from deeplab_lesson.models.base import SegmentationModel, check_images, check_output_stride, refuse_pretrained
 
 WIDTHS = (64, 128, 256, 512, 1024)  # figure 1: doubled at each pooling
@@ -112,7 +112,7 @@ class UNet(SegmentationModel):
         x = self.expanding[3](x, level1)  # [N, 64, 388, 388]
         logits = self.classifier(x)  # [N, 21, 388, 388]
         if self.padding == "same":
-            logits = crop_corner(logits, images)
+            logits = crop_corner(logits, images.shape[2:])
         return {"out": logits}
 
     def head_parameters(self) -> list[nn.Parameter]:
@@ -145,18 +145,13 @@ class TrunkUNet(SegmentationModel):
         x = self.expanding[1](x, c3)  # [N, 48, 16, 16]
         x = self.expanding[2](x, c2)  # [N, 48, 32, 32]
         logits = resize_features(self.classifier(x), padded.shape[2:])  # [N, 21, 128, 128]
-        return {"out": crop_corner(logits, images)}
+        return {"out": crop_corner(logits, images.shape[2:])}
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     """Add zeros (the mean color) below and at the right until both sides are multiples."""
     height, width = images.shape[2:]
     return F.pad(images, (0, -width % multiple, 0, -height % multiple))
-
-
-def crop_corner(logits: Tensor, images: Tensor) -> Tensor:
-    """Take away what `pad_to_multiple` added to the images."""
-    return logits[:, :, : images.shape[2], : images.shape[3]]
 
 
 def crop_middle(skip: Tensor, like: Tensor) -> Tensor:
