@@ -218,6 +218,7 @@ FLOORS = {
     "interop": 4,
     "training": 4,
     "inference": 5,
+    "commands": 6,
     "cli": 6,
     "__main__": 6,
 }

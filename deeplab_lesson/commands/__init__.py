@@ -1,0 +1,1 @@
+"""The commands of `deeplab-lesson`, a file each. What they import that is slow loads when they run."""
