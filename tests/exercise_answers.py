@@ -1,0 +1,108 @@
+"""A second correct answer to each exercise, written in another way than the reference."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from deeplab_lesson import gradient_receptive_field
+
+
+def effective_kernel(kernel_size: int, rate: int) -> int:
+    taps = range(0, kernel_size * rate, rate)
+    return taps[-1] - taps[0] + 1
+
+
+def convolve(signal: torch.Tensor, kernel: torch.Tensor, rate: int) -> torch.Tensor:
+    return signal.unfold(0, (len(kernel) - 1) * rate + 1, 1)[:, ::rate] @ kernel
+
+
+def insert_zeros(kernel: torch.Tensor, rate: int) -> torch.Tensor:
+    block = torch.zeros(rate, rate)
+    block[0, 0] = 1
+    spread = torch.kron(kernel, block)
+    return spread[: spread.shape[0] - rate + 1, : spread.shape[1] - rate + 1].double()
+
+
+def output_length(n: int, kernel_size: int, rate: int, stride: int, padding: int) -> int:
+    first_pixels = range(-padding, n + padding - (kernel_size - 1) * rate, stride)
+    return len(first_pixels)
+
+
+def touched_positions(rates: list[int]) -> tuple[int, ...]:
+    return tuple(sorted({sum(steps) for steps in itertools.product(*((-rate, 0, rate) for rate in rates))}))
+
+
+def valid_weights(height: int, width: int, rate: int, row: int, column: int) -> np.int64:
+    ones = np.zeros((height + 2 * rate, width + 2 * rate), dtype=np.int64)
+    ones[rate : rate + height, rate : rate + width] = 1
+    return ones[row : row + 2 * rate + 1 : rate, column : column + 2 * rate + 1 : rate].sum()
+
+
+def size_of_stack(layers: list[tuple[int, int, int]]) -> torch.Tensor:
+    size = 1
+    for kernel_size, stride, rate in reversed(layers):
+        size = (size - 1) * stride + (kernel_size - 1) * rate + 1
+    return torch.tensor(size)
+
+
+def stride_and_start(layers: list[tuple[int, int, int, int]]) -> list[int]:
+    first, second = 0, 1  # the first pixel that outputs 0 and 1 read
+    for _, stride, _, padding in layers[::-1]:
+        first, second = first * stride - padding, second * stride - padding
+    return [second - first, first]
+
+
+def choose_rates(layers: int, field: int) -> list[int]:
+    """Search; it finds other rates than the reference does."""
+    for rates in itertools.product(range(1, field), repeat=layers):
+        if 2 * sum(rates) + 1 == field and len(touched_positions(list(rates))) == field:
+            return list(rates)[::-1]
+    raise AssertionError
+
+
+def plan_layers(strides: list[int], output_stride: int) -> list[list[int]]:
+    totals = [1, *itertools.accumulate(strides, lambda total, stride: total * stride)]
+    plan = []
+    for before, after in itertools.pairwise(totals):
+        stride = after // before if after <= output_stride else 1
+        plan.append([stride, max(1, before // output_stride)])
+    return plan
+
+
+def measure(network: torch.nn.Module, height: int, width: int) -> tuple[float, float]:
+    return gradient_receptive_field(network, (height, width)).size
+
+
+def measure_by_pixels(network: torch.nn.Module, height: int, width: int) -> tuple[int, int]:
+    """Change one row or column after the other and see whether the output notices. No gradient at all."""
+    with torch.no_grad():
+        size = network(torch.zeros(1, 1, height, width)).shape
+        rows = torch.eye(height).view(height, 1, height, 1).expand(-1, -1, -1, width)
+        columns = torch.eye(width).view(width, 1, 1, width).expand(-1, -1, height, -1)
+        seen = [network(lines)[:, 0, size[2] // 2, size[3] // 2].nonzero().flatten() for lines in (rows, columns)]
+    return tuple(int(places[-1] - places[0]) + 1 for places in seen)
+
+
+def convolve_with_torch(signal: torch.Tensor, kernel: torch.Tensor, rate: int) -> torch.Tensor:
+    return F.conv1d(signal.view(1, 1, -1), kernel.view(1, 1, -1), dilation=rate).flatten()
+
+
+SECOND_ANSWERS: list[tuple[str, Callable[..., Any]]] = [
+    ("atrous.effective_kernel", effective_kernel),
+    ("atrous.convolve", convolve),
+    ("atrous.convolve", convolve_with_torch),
+    ("atrous.insert_zeros", insert_zeros),
+    ("atrous.output_length", output_length),
+    ("atrous.touched_positions", touched_positions),
+    ("atrous.valid_weights", valid_weights),
+    ("field.size_of_stack", size_of_stack),
+    ("field.stride_and_start", stride_and_start),
+    ("field.choose_rates", choose_rates),
+    ("field.plan_layers", plan_layers),
+    ("field.measure", measure),
+    ("field.measure", measure_by_pixels),
+]
