@@ -16,7 +16,7 @@ from PIL import Image
 from deeplab_lesson import cli, create_model, list_models
 from deeplab_lesson.data import CamVid, Scenes, VOCFolder
 from deeplab_lesson.data.files import write_atomically
-from deeplab_lesson.training.checkpoint import load_checkpoint, save_checkpoint
+from deeplab_lesson.training.checkpoint import load_checkpoint, read_metadata, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,6 +89,8 @@ def test_unknown_command_shows_the_usage_as_an_error(command) -> None:
     ("name", "options"),
     [
         ("train", ["--preset", "--data", "--root", "--resume", "--learning-rate", "--no-tensorboard", "--crop"]),
+        ("train", ["--losses", "--class-weights", "--label-stride", "--auxiliary-weight", "--optimizer", "--schedule"]),
+        ("train", ["--step-every", "--bias-multiplier", "--batch-norm-momentum", "--freeze-batch-norm"]),
         ("evaluate", ["--data", "--root", "--split", "--json", "--batch-size"]),
         ("predict", ["--out", "--device", "INPUTS|STR"]),
         ("scenes", ["--split", "--count", "--size", "--seed"]),
@@ -112,6 +114,8 @@ def test_help_of_a_command_names_its_options(command, name: str, options: list[s
         ("train", "--steps", "many"),
         ("train", "--steps", "0"),
         ("train", "--data", "coco"),
+        ("train", "--schedule", "polly"),
+        ("train", "--losses", "cross_entropi"),
         ("train", "--speed", "9"),
         ("train", "--preset"),
         ("evaluate", "x", "--data", "coco"),
@@ -370,6 +374,23 @@ def test_train_evaluate_and_predict_work_together(command, data: str, request, p
         assert set(np.unique(np.array(written))) <= set(range(len(Scenes.classes)))
 
     assert_explained(command("train", "--data", data, "--root", root, "--out", "run", *TINY), "--resume")
+
+
+def test_switches_of_the_command_line_are_those_of_the_config(command, voc_folder: Path, tmp_path: Path) -> None:
+    words = ("train", "--data", "voc", "--root", voc_folder, *TINY)
+    switches = ("--losses", "cross_entropy", "dice=0.5", "--schedule", "cosine", "--label-stride", 8)
+    assert command(*words, *switches, "--out", "one").code == 0
+    kept = read_metadata(tmp_path / "one")["config"]
+    assert (kept["losses"], kept["schedule"], kept["label_stride"]) == (["cross_entropy", "dice=0.5"], "cosine", 8)
+    second = ("--start-from", "one", "--freeze-batch-norm", "--output-stride", 8, "--out", "two")
+    done = command(*words, *second)
+    assert done.code == 0, done.err
+    assert_explained(command(*words, "--start-from", "gone", "--out", "three"), "gone does not exist")
+
+
+def test_misspelled_loss_is_answered_with_the_right_one(command) -> None:
+    done = command("train", "--losses", "cross_entropi")
+    assert "did you mean 'cross_entropy'" in " ".join(done.err.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(

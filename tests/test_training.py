@@ -21,6 +21,7 @@ from torch import nn
 from deeplab_lesson import create_model
 from deeplab_lesson.data import Scenes, SegmentationDataset, TrainTransform
 from deeplab_lesson.training import (
+    StepLoss,
     TrainConfig,
     Trainer,
     evaluate,
@@ -30,11 +31,10 @@ from deeplab_lesson.training import (
     preset_config,
     train,
 )  # fmt: skip
-from deeplab_lesson.training import trainer as trainer_module
 from deeplab_lesson.training.checkpoint import load_state
-from deeplab_lesson.training.config import PRESETS
 from deeplab_lesson.training.hardware import choose_device, choose_precision
 from deeplab_lesson.training.loader import BatchStream, RandomViews
+from deeplab_lesson.training.presets import PRESETS
 
 
 @pytest.fixture(autouse=True)
@@ -392,13 +392,13 @@ def test_training_goes_on_without_tensorboard(tmp_path, monkeypatch):
 
 
 def test_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path, monkeypatch):
-    real, steps = trainer_module.cross_entropy, []
+    real, steps = StepLoss.__call__, []
 
-    def poisoned(logits, labels):
+    def poisoned(self, heads, labels, instances=None):
         steps.append(1)
-        return real(logits, labels) * (math.nan if len(steps) == 8 else 1.0)
+        return real(self, heads, labels) * (math.nan if len(steps) == 8 else 1.0)
 
-    monkeypatch.setattr(trainer_module, "cross_entropy", poisoned)
+    monkeypatch.setattr(StepLoss, "__call__", poisoned)
     with pytest.raises(ValueError, match=r"not finite at step 8; the checkpoint from before is whole.*learning_rate"):
         short_training(tmp_path, log_every=20)
     assert final_state(tmp_path)["step"] == 6
@@ -408,7 +408,7 @@ def test_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_pat
 
 def test_gradient_that_is_not_finite_is_found_too(tmp_path, monkeypatch):
     """The loss may be fine while its gradient is not; the weights would be lost all the same."""
-    real = trainer_module.cross_entropy
+    real = StepLoss.__call__
 
     class BadGradient(torch.autograd.Function):
         @staticmethod
@@ -419,7 +419,7 @@ def test_gradient_that_is_not_finite_is_found_too(tmp_path, monkeypatch):
         def backward(ctx, gradient):
             return gradient * math.inf
 
-    monkeypatch.setattr(trainer_module, "cross_entropy", lambda logits, labels: BadGradient.apply(real(logits, labels)))
+    monkeypatch.setattr(StepLoss, "__call__", lambda self, heads, *rest: BadGradient.apply(real(self, heads, *rest)))
     with pytest.raises(ValueError, match="not finite at step 1; nothing had been saved yet"):
         short_training(tmp_path)
 

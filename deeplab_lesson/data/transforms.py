@@ -1,6 +1,7 @@
 """From pictures to tensors: normalization, and the random scale, crop and flip of the papers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,9 +73,19 @@ class TrainTransform:
             raise ValueError(f"flip={self.flip}, color_jitter={self.color_jitter}: allowed are numbers from 0 to 1")
 
     def __call__(
-        self, image: NDArray[np.uint8], label: NDArray[np.uint8], generator: Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Draw one view. The same generator state gives the same view."""
+        self,
+        image: NDArray[np.uint8],
+        label: NDArray[np.uint8],
+        generator: Generator | None = None,
+        *,
+        instances: NDArray[np.int32] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Draw one view. The same generator state gives the same view.
+
+        Args:
+            instances: [H, W], 0 where there is no object; the result has its view, int64, as a third part. Beyond the
+                picture there is no object either.
+        """
         from torchvision.transforms.v2 import functional as F  # late: the package loads without torchvision
 
         scale_draw, top_draw, left_draw, flip_draw = torch.rand(4, generator=generator).tolist()
@@ -83,19 +94,21 @@ class TrainTransform:
         top = _window_start(image.shape[0], window[0], top_draw)
         left = _window_start(image.shape[1], window[1], left_draw)
         pixels = torch.from_numpy(_cut(image, top, left, window, _MEAN_COLOR)).permute(2, 0, 1)
-        ids = torch.from_numpy(_cut(label, top, left, window, VOID))
+        maps = [torch.from_numpy(_cut(label, top, left, window, VOID))]
+        if instances is not None:
+            maps.append(torch.from_numpy(_cut(instances, top, left, window, 0)))
         if window != list(self.crop):
             pixels = F.resize(pixels, list(self.crop), antialias=True)
-            ids = resize_labels(ids, self.crop)
+            maps = [resize_labels(ids, self.crop) for ids in maps]
         if flip_draw < self.flip:
-            pixels, ids = F.horizontal_flip(pixels), F.horizontal_flip(ids)
+            pixels, maps = F.horizontal_flip(pixels), [F.horizontal_flip(ids) for ids in maps]
         if self.color_jitter:
             factors = 1 + self.color_jitter * (2 * torch.rand(3, generator=generator) - 1)
             for adjust, factor in zip(
                 (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation), factors.tolist(), strict=True
             ):
                 pixels = adjust(pixels, factor)
-        return normalize(pixels), ids.long()
+        return normalize(pixels), *(ids.long() for ids in maps)
 
 
 _MEAN_COLOR = np.array([round(255 * mean) for mean in IMAGENET_MEAN], dtype=np.uint8)
@@ -107,15 +120,13 @@ def _window_start(size: int, window: int, draw: float) -> int:
     return min(0, room) + int(draw * (abs(room) + 1))
 
 
-def _cut(
-    picture: NDArray[np.uint8], top: int, left: int, window: list[int], fill: NDArray[np.uint8] | int
-) -> NDArray[np.uint8]:
+def _cut(picture: NDArray[Any], top: int, left: int, window: list[int], fill: NDArray[np.uint8] | int) -> NDArray[Any]:
     """Cut a window that may reach beyond the picture; what lies outside is `fill`."""
     height, width = window
     inside = picture[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)]
     if inside.shape[:2] == (height, width):
         return np.ascontiguousarray(inside)
-    result = np.empty((height, width, *picture.shape[2:]), dtype=np.uint8)
+    result = np.empty((height, width, *picture.shape[2:]), dtype=picture.dtype)
     result[...] = fill
     y, x = max(0, -top), max(0, -left)
     result[y : y + inside.shape[0], x : x + inside.shape[1]] = inside

@@ -1,6 +1,5 @@
 """Everything a training run is told, in one dataclass; the command line reads its options from it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +7,12 @@ from typing import Any, Literal
 from deeplab_lesson.data.datasets import ImageMaskFolder, SegmentationDataset, VOCFolder
 from deeplab_lesson.data.public import VOC2012, CamVid
 from deeplab_lesson.data.scenes import Scenes
+from deeplab_lesson.losses import combine
 from deeplab_lesson.models.base import SMALLEST_IMAGE
+from deeplab_lesson.models.panoptic_instances import CENTER_SIGMA
+from deeplab_lesson.training.presets import PRESETS
+from deeplab_lesson.training.schedules import SCHEDULES
+from deeplab_lesson.training.step_loss import parse_losses
 
 DataName = Literal["scenes", "voc", "folder", "camvid", "voc2012"]
 
@@ -38,6 +42,12 @@ class TrainConfig:
     """Image size / feature map size of the trunk; the model's own where not given."""
     pretrained_backbone: bool = False
     """Start the trunk from torchvision's ImageNet weights (downloaded once)."""
+    start_from: Path | None = None
+    """Start from this checkpoint of the same model; its output stride may be another (v3's second stage)."""
+    freeze_batch_norm: bool = False
+    """Keep BatchNorm's statistics, scale and shift as they are (v3's second stage)."""
+    batch_norm_momentum: float | None = None
+    """Share of the new in BatchNorm's running statistics; the layers' own where not given (3e-4 in the papers)."""
 
     out: Path = Path("runs/latest")
     """The run's folder: checkpoints, metrics.jsonl, TensorBoard files."""
@@ -56,14 +66,36 @@ class TrainConfig:
     color_jitter: float = 0.0
     """Strength of random brightness, contrast and saturation (0 in the papers)."""
 
+    losses: tuple[str, ...] = ("cross_entropy",)
+    """What is minimized: the sum of these losses, each with its factor where that is not 1 (cross_entropy dice=0.5);
+    there are cross_entropy, ohem_cross_entropy, focal, dice, lovasz_softmax and edge."""
+    class_weights: Literal["none", "median_frequency"] = "none"
+    """median_frequency: a rare class weighs more, by the pixels that the training pictures have of each."""
+    label_stride: int = 1
+    """Score every so-manieth pixel across and down: 8 as v1 and v2 do, 1 (all pixels) as v3 does."""
+    auxiliary_weight: float | None = None
+    """Of the loss of each further output; where not given 0.4 for an auxiliary head, 1 for the scores of a scale."""
+    center_sigma: float = CENTER_SIGMA
+    """Of the Gaussians on the centers of objects, in pixels (panoptic models; small pictures want less)."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd with momentum, as DeepLab is trained, or adamw, which wants a far smaller learning rate."""
     learning_rate: float = 0.05
-    """At the start of the poly schedule."""
+    """At the start of the schedule."""
+    schedule: Literal["poly", "step", "cosine"] = "poly"
+    """How the learning rate falls: poly to 0 (v2 to v3+), step by 10 at a time (v1), cosine to 0."""
     power: float = 0.9
     """Of the poly schedule."""
+    step_every: int = 2000
+    """Steps (not epochs) between two falls of the step schedule."""
     warmup_steps: int = 0
+    """Steps in which the learning rate first rises, whatever the schedule."""
     head_multiplier: float = 1.0
     """Learning rate of the new layers over the trunk's (10 in v1 and v2, with ImageNet weights)."""
+    bias_multiplier: float = 1.0
+    """Learning rate of biases over that of the weights beside them (2 in v1 and v2, so 20 for the head's)."""
     momentum: float = 0.9
+    """Of sgd; with adamw its first beta."""
     weight_decay: float = 1e-4
     """On convolution weights, not on BatchNorm or biases."""
     clip_norm: float = 10.0
@@ -91,10 +123,10 @@ class TrainConfig:
     """Write TensorBoard files where TensorBoard is installed."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "evaluate_every", "save_every", "log_every"):
+        for name in ("steps", "batch_size", "evaluate_every", "save_every", "log_every", "step_every", "label_stride"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: allowed are whole numbers from 1")
-        for name in ("learning_rate", "clip_norm", "head_multiplier"):
+        for name in ("learning_rate", "clip_norm", "head_multiplier", "bias_multiplier", "center_sigma"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: it must be above 0")
         if min(self.crop) < SMALLEST_IMAGE:
@@ -103,10 +135,32 @@ class TrainConfig:
             raise ValueError(f"workers={self.workers}: allowed are 0 (no further process) and more")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit={self.limit}: allowed are whole numbers from 1, or none for all pictures")
+        if self.auxiliary_weight is not None and not self.auxiliary_weight >= 0:
+            raise ValueError(f"auxiliary_weight={self.auxiliary_weight}: allowed are 0 (no further loss) and more")
+        if self.label_stride > min(self.crop):
+            raise ValueError(
+                f"label_stride={self.label_stride} with crop={self.crop}: no pixel would be left; take a smaller stride"
+            )
+        allowed = {
+            "schedule": tuple(SCHEDULES),
+            "optimizer": ("sgd", "adamw"),
+            "class_weights": ("none", "median_frequency"),
+        }
+        for name, names in allowed.items():
+            if getattr(self, name) not in names:
+                raise ValueError(f"there is no {name} {getattr(self, name)!r}: allowed are {', '.join(names)}")
+        combine(parse_losses(self.losses))  # refuses unknown names here, not after the data was read
 
     def open(self, split: str) -> SegmentationDataset:
         """Open a split of the data that these settings name."""
-        return open_dataset(self.data, split, self.root, scenes_size=self.scenes_size, download=self.download)
+        return open_dataset(
+            self.data,
+            split,
+            self.root,
+            scenes_size=self.scenes_size,
+            download=self.download,
+            instances=self.model.startswith("panoptic"),
+        )
 
 
 def open_dataset(
@@ -116,17 +170,19 @@ def open_dataset(
     *,
     scenes_size: tuple[int, int] = (128, 128),
     download: bool = False,
+    instances: bool = False,
 ) -> SegmentationDataset:
     """Open a data set by the name that the command line uses.
 
     Args:
         scenes_size: of procedural scenes; pictures in folders have their own.
+        instances: with the maps of instances, which only procedural scenes have.
 
     Raises:
         ValueError: unknown name, or no root where one is needed.
     """
     if data == "scenes":
-        return Scenes(split, scenes_size)
+        return Scenes(split, scenes_size, instances=instances)
     if root is None:
         raise ValueError(f"data={data!r} needs a folder: give root=... (on the command line --root FOLDER)")
     if data == "voc2012":
@@ -139,31 +195,6 @@ def open_dataset(
     if data not in folders:
         raise ValueError(f"there is no data {data!r}: allowed are scenes, voc2012, {', '.join(sorted(folders))}")
     return folders[data](root, split)
-
-
-PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {
-    ("scenes", "cpu"): dict(
-        steps=900, batch_size=16, learning_rate=0.1, scale=(0.75, 1.5), limit=2048, cache=True,
-        evaluate_every=450, warmup_steps=30,
-    ),
-    ("scenes", "gpu"): dict(  # fits a 15 GB T4; 256 pixels, because ASPP's rates want a map of 16x16 and more
-        model="deeplabv3plus_resnet50", scenes_size=(256, 256), crop=(256, 256), steps=8000, batch_size=16,
-        learning_rate=0.05, scale=(0.75, 1.5), workers=2, cache=True, evaluate_every=1000, warmup_steps=200,
-    ),
-    ("camvid", "cpu"): dict(
-        steps=3600, batch_size=8, crop=(192, 192), scale=(0.6, 1.2), learning_rate=0.1, color_jitter=0.3,
-        cache=True, evaluate_every=1200, warmup_steps=50,
-    ),
-    ("camvid", "gpu"): dict(
-        model="deeplabv3plus_resnet50", output_stride=8, steps=20000, batch_size=16, crop=(352, 352),
-        scale=(0.5, 2.0), learning_rate=0.05, color_jitter=0.3, workers=8, evaluate_every=1000, warmup_steps=500,
-    ),
-    ("voc", "cpu"): dict(steps=2000, batch_size=8, crop=(193, 193), scale=(0.5, 1.0), evaluate_every=500),
-    ("voc", "gpu"): dict(
-        model="deeplabv3plus_resnet50", pretrained_backbone=True, steps=30000, batch_size=16, crop=(513, 513),
-        learning_rate=0.007, head_multiplier=10.0, workers=8, evaluate_every=2000,
-    ),
-}  # fmt: skip
 
 
 def preset_config(data: str, preset: str, **changes: Any) -> TrainConfig:

@@ -48,8 +48,11 @@ class BatchStream(Sampler[list[View]]):
             yield batch
 
 
-class RandomViews(Dataset[tuple[Tensor, Tensor]]):
-    """Pictures of a set, each under a random view that depends on seed, epoch and picture only."""
+class RandomViews(Dataset[tuple[Tensor, ...]]):
+    """Pictures of a set, each under a random view that depends on seed, epoch and picture only.
+
+    A view is an image and a label and, where the set reads instance maps, one of these.
+    """
 
     def __init__(
         self,
@@ -67,10 +70,11 @@ class RandomViews(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, view: View) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, view: View) -> tuple[Tensor, ...]:
         epoch, index = view
-        image, label = self._read(index)[:2]
-        return self.transform(image, label, seeded_generator(self.seed, epoch, index))
+        image, label, *more = self._read(index)
+        generator = seeded_generator(self.seed, epoch, index)
+        return self.transform(image, label, generator, instances=more[0] if more else None)
 
     def _read(self, index: int) -> tuple[Any, ...]:
         if self.cache is None:
@@ -88,7 +92,10 @@ def training_batches(
     first_step: int,
     pin_memory: bool,
 ) -> DataLoader[Any]:
-    """Return a loader of (images [N, 3, h, w], labels [N, h, w]), one batch for each step that is left."""
+    """Return a loader of (images [N, 3, h, w], labels [N, h, w]), one batch for each step that is left.
+
+    Where the set reads instance maps, they are the third part [N, h, w].
+    """
     views = RandomViews(dataset, transform, config.seed, limit=config.limit, cache=config.cache)
     return DataLoader(
         views,

@@ -1,71 +1,111 @@
-"""Parameter groups and learning-rate schedules of the papers."""
+"""Parameter groups of the papers, and the optimizer that a training's settings ask for."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from deeplab_lesson.models.base import SegmentationModel
+from deeplab_lesson.training.config import TrainConfig
+from deeplab_lesson.training.schedules import Schedule, cosine_schedule, poly_schedule, step_schedule
 
-
-def poly_schedule(total_steps: int, power: float = 0.9, warmup_steps: int = 0) -> Callable[[int], float]:
-    """Return the factor of the learning rate at a step: (1 - step / total_steps) ** power.
-
-    Args:
-        power: 0.9 in v2, v3 and v3+.
-        warmup_steps: a linear rise in front, for training from random weights.
-
-    Source: v2 section 4.1.1 (arXiv 1606.00915), after ParseNet.
-
-    >>> schedule = poly_schedule(1000)
-    >>> [round(schedule(step), 3) for step in (0, 500, 900, 1000)]
-    [1.0, 0.536, 0.126, 0.0]
-    """
-    if total_steps < 1 or not 0 <= warmup_steps < total_steps:
-        raise ValueError(
-            f"total_steps={total_steps}, warmup_steps={warmup_steps}: allowed are at least one step and "
-            "fewer warm-up steps than steps"
-        )
-
-    def factor(step: int) -> float:
-        rise = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
-        return float(rise * max(0.0, 1 - step / total_steps) ** power)
-
-    return factor
+WEIGHTS, BIASES, NORMS = "weights", "biases", "norms"
 
 
 def parameter_groups(
-    model: nn.Module, learning_rate: float, weight_decay: float, head_multiplier: float = 1.0
-) -> list[dict[str, object]]:
-    """Sort a model's parameters into named groups for torch.optim.
+    model: nn.Module,
+    learning_rate: float,
+    weight_decay: float,
+    head_multiplier: float = 1.0,
+    bias_multiplier: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Sort a model's trained parameters into named groups for torch.optim.
 
-    Weights of convolutions decay; biases and BatchNorm's scale and shift do not. Parameters outside
-    the trunk take `head_multiplier` times the learning rate (v1 and v2: 10; 1 without ImageNet weights).
+    Weights of convolutions decay; biases and BatchNorm's scale and shift do not. Frozen parameters are left out.
+
+    Args:
+        head_multiplier: learning rate of the parameters outside of the trunk over the trunk's (v1 and v2: 10;
+            1 without ImageNet weights).
+        bias_multiplier: learning rate of a convolution's bias over that of its weights (v1 and v2: 2, which makes 20
+            for the head's). BatchNorm's shift is no bias in this sense and keeps its part's rate.
 
     Returns:
-        Up to four groups, each a dict with "name", "params", "lr", "weight_decay".
+        Up to four groups, each a dict with "name", "params", "lr", "weight_decay"; up to six where biases have a rate
+        of their own.
+
+    Raises:
+        ValueError: every parameter is frozen.
+
+    Source: v1 section 5 (arXiv 1412.7062), and the layers' multipliers in its Caffe model.
     """
     head = {id(p) for p in model.head_parameters()} if isinstance(model, SegmentationModel) else set()
-    groups: dict[str, dict[str, object]] = {}
-    for part, multiplier in (("trunk", 1.0), ("head", head_multiplier)):
-        for kind, decay in (("weights", weight_decay), ("biases and norms", 0.0)):
-            name = f"{part} {kind}"
-            groups[name] = {
-                "name": name,
+    kinds = _kinds(model)
+    together = "biases and norms"  # one group as long as they have one rate
+    names = {WEIGHTS: WEIGHTS, BIASES: BIASES, NORMS: NORMS}
+    if bias_multiplier == 1:
+        names |= {BIASES: together, NORMS: together}
+    groups: dict[str, dict[str, Any]] = {}
+    for part, part_multiplier in (("trunk", 1.0), ("head", head_multiplier)):
+        for kind, name in names.items():
+            groups[f"{part} {name}"] = {
+                "name": f"{part} {name}",
                 "params": [],
-                "lr": learning_rate * multiplier,
-                "weight_decay": decay,
+                "lr": learning_rate * part_multiplier * (bias_multiplier if kind == BIASES else 1.0),
+                "weight_decay": weight_decay if kind == WEIGHTS else 0.0,
             }
     for parameter in model.parameters():
-        part = "head" if id(parameter) in head else "trunk"
-        kind = "weights" if parameter.ndim > 1 else "biases and norms"
-        members = groups[f"{part} {kind}"]["params"]
-        assert isinstance(members, list)
-        members.append(parameter)
-    return [group for group in groups.values() if group["params"]]
+        if parameter.requires_grad:
+            part = "head" if id(parameter) in head else "trunk"
+            groups[f"{part} {names[kinds[id(parameter)]]}"]["params"].append(parameter)
+    filled = [group for group in groups.values() if group["params"]]
+    if not filled:
+        raise ValueError("every parameter of the model is frozen: nothing can be trained; freeze fewer of them")
+    return filled
+
+
+def group_table(groups: Sequence[dict[str, Any]]) -> str:
+    """Return the groups as a table: name, numbers in it, learning rate, weight decay."""
+    width = max(len("group"), *(len(group["name"]) for group in groups))
+    lines = [f"{'group':<{width}}  {'parameters':>11}  {'rate':>8}  {'decay':>8}"]
+    for group in groups:
+        count = sum(parameter.numel() for parameter in group["params"])
+        lines.append(f"{group['name']:<{width}}  {count:>11,}  {group['lr']:>8g}  {group['weight_decay']:>8g}")
+    return "\n".join(lines)
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """Return the optimizer that the settings ask for, over the model's groups of parameters."""
+    groups = parameter_groups(
+        model, config.learning_rate, config.weight_decay, config.head_multiplier, config.bias_multiplier
+    )
+    fused = groups[0]["params"][0].device.type == "cuda"
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999), fused=fused)
+    return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=fused)
+
+
+def build_schedule(config: TrainConfig) -> Schedule:
+    """Return the schedule of the learning rate that the settings ask for."""
+    if config.schedule == "step":
+        return step_schedule(config.step_every, warmup_steps=config.warmup_steps)
+    if config.schedule == "cosine":
+        return cosine_schedule(config.steps, config.warmup_steps)
+    return poly_schedule(config.steps, config.power, config.warmup_steps)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set every group to its initial learning rate times `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+
+
+def _kinds(model: nn.Module) -> dict[int, str]:
+    """For the id of each parameter: a weight, the bias beside a weight, or a number of a normalization."""
+    kinds = {}
+    for module in model.modules():
+        own = dict(module.named_parameters(recurse=False))
+        beside_weights = any(parameter.ndim > 1 for parameter in own.values())
+        for parameter in own.values():
+            kinds[id(parameter)] = WEIGHTS if parameter.ndim > 1 else BIASES if beside_weights else NORMS
+    return kinds

@@ -51,3 +51,13 @@ def resume_settings(
         "device": device.type,
         "precision": str(precision),
     }
+
+
+def setting_differences(then: dict[str, str], now: dict[str, str]) -> list[str]:
+    """Say which settings differ between a saved training and this one.
+
+    A training saved before a setting existed ran with what is now that setting's default.
+    """
+    defaults = {field.name: str(field.default) for field in dataclasses.fields(TrainConfig)}
+    known = defaults | then
+    return [f"{key} was {known.get(key)} and is {now[key]}" for key in now if known.get(key) != now[key]]

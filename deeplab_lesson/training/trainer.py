@@ -10,18 +10,20 @@ from torch import Tensor
 
 from deeplab_lesson.data.datasets import SegmentationDataset
 from deeplab_lesson.data.transforms import TrainTransform
-from deeplab_lesson.losses import cross_entropy
+from deeplab_lesson.losses import median_frequency_weights
 from deeplab_lesson.models.base import SegmentationModel
-from deeplab_lesson.models.registry import create_model
+from deeplab_lesson.models.panoptic import PanopticDeepLab
 from deeplab_lesson.training.checkpoint import BEST, LAST, STATE, load_state, save_checkpoint, save_state
 from deeplab_lesson.training.config import TrainConfig
 from deeplab_lesson.training.evaluation import Evaluation, evaluate
 from deeplab_lesson.training.hardware import choose_device, choose_precision, make_deterministic
 from deeplab_lesson.training.interrupt import Stopped, StopSwitch
 from deeplab_lesson.training.loader import training_batches
-from deeplab_lesson.training.optim import parameter_groups, poly_schedule, set_learning_rate
-from deeplab_lesson.training.records import description, resume_settings
+from deeplab_lesson.training.optim import build_optimizer, build_schedule, set_learning_rate
+from deeplab_lesson.training.records import description, resume_settings, setting_differences
 from deeplab_lesson.training.report import Reporter
+from deeplab_lesson.training.starting_model import starting_model
+from deeplab_lesson.training.step_loss import StepLoss
 
 
 @dataclass(frozen=True)
@@ -76,21 +78,18 @@ class Trainer:
         if config.deterministic:
             make_deterministic(self.device)
         torch.manual_seed(config.seed)  # for the initial weights and for dropout
-        self.model = model or create_model(
-            config.model,
-            len(self.train_set.classes),
-            output_stride=config.output_stride,
-            pretrained_backbone=config.pretrained_backbone,
-        )
+        self.model = starting_model(config, self.train_set.classes, model)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.SGD(
-            parameter_groups(self.model, config.learning_rate, config.weight_decay, config.head_multiplier),
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            fused=self.device.type == "cuda",
+        self.loss = StepLoss(
+            config.losses,
+            class_weights=self._class_weights(),
+            label_stride=config.label_stride,
+            auxiliary_weight=config.auxiliary_weight,
+            center_sigma=config.center_sigma,
         )
+        self.optimizer = build_optimizer(self.model, config)
         self.scaler = torch.GradScaler(self.device.type, enabled=self.precision == torch.float16)
-        self.schedule = poly_schedule(config.steps, config.power, config.warmup_steps)
+        self.schedule = build_schedule(config)
         self.step = 0
         self.scored_step = 0  # the last step after which the model was evaluated
         self.best_mean_iou = -1.0
@@ -115,8 +114,10 @@ class Trainer:
             )
             try:
                 self._maybe_evaluate(reporter)  # the run may have been stopped during an evaluation
-                for images, labels in batches:
-                    losses.append(self._update(images, labels))
+                for images, labels, *instances in batches:
+                    if isinstance(self.model, PanopticDeepLab) and not instances and not losses:
+                        reporter.say("the data has no instance maps: centers and offsets are not trained")
+                    losses.append(self._update(images, labels, *instances))
                     self.step += 1
                     reporter.tick()
                     if self.step % config.log_every == 0 or self.step == config.steps:
@@ -134,15 +135,23 @@ class Trainer:
                 reporter.say(f"stopped by {kind} at step {self.step} of {config.steps}: saved in {self.out}")
         return TrainResult(self.model.eval(), self.evaluation, self.out, self.step == config.steps)
 
-    def _update(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Take one step of SGD and return the loss, without waiting for the device."""
+    def _class_weights(self) -> Tensor | None:
+        """The weights that the settings ask for, from the labels of the pictures that are trained on."""
+        if self.config.class_weights == "none":
+            return None
+        count = min(len(self.train_set), self.config.limit or len(self.train_set))
+        labels = (self.train_set.read(index)[1] for index in range(count))
+        return median_frequency_weights(labels, len(self.train_set.classes)).to(self.device)
+
+    def _update(self, images: Tensor, labels: Tensor, instances: Tensor | None = None) -> Tensor:
+        """Take one step of the optimizer and return the loss, without waiting for the device."""
         self.model.train()
         set_learning_rate(self.optimizer, self.schedule(self.step))
         images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         labels = labels.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            logits = self.model(images)
-        loss = cross_entropy(logits, labels)  # in float32
+            heads = self.model.forward_heads(images)
+        loss = self.loss(heads, labels, instances)  # in float32
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
@@ -204,11 +213,8 @@ class Trainer:
         )
 
     def _restore(self, state: dict[str, Any]) -> None:
-        then, now = (
-            state["settings"],
-            resume_settings(self.config, self.model, self.train_set, self.device, self.precision),
-        )
-        different = [f"{key} was {then.get(key)} and is {now[key]}" for key in now if then.get(key) != now[key]]
+        settings = resume_settings(self.config, self.model, self.train_set, self.device, self.precision)
+        different = setting_differences(state["settings"], settings)
         if different:
             raise ValueError(
                 f"the training in {self.out} has other settings: {'; '.join(different)}. Go on with the same "
