@@ -15,7 +15,7 @@ PIP_PART = sed -n '/^ *- pip:/,$$s/^      - //p' environment.yml
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup book test test-all unit notebooks nbval serve lint bench clean release-check print-pip-part
+.PHONY: help setup book browser chromium test test-all unit notebooks nbval serve lint bench clean release-check print-pip-part
 
 help:
 	@echo "make book           set up what is missing, run the chapters, build the HTML, print its path"
@@ -25,6 +25,7 @@ help:
 	@echo "make lint           ruff and mypy"
 	@echo "make unit           pytest with coverage"
 	@echo "make nbval          run every chapter and compare its stored outputs"
+	@echo "make browser        build the book and look at every page in Chromium"
 	@echo "make notebooks      run every chapter and store its outputs, normalized: after an edit, before a commit"
 	@echo "make serve          build the book and serve it at http://localhost:$(PORT)/ (PORT=...)"
 	@echo "make bench          list the benchmarks"
@@ -74,10 +75,25 @@ print-pip-part:
 book: setup
 	@echo "== book"
 	@$(PY) book/_ext/fresh.py
-	@.venv/bin/jupyter-book build -W -n --keep-going . || { rm -rf _build/.doctrees; exit 1; }
+	@OMP_WAIT_POLICY=passive .venv/bin/jupyter-book build -W -n --keep-going . || { rm -rf _build/.doctrees; exit 1; }
 	@$(PY) -c 'import pathlib; p = pathlib.Path("_build/html/book/index.html"); print(p); print(p.resolve().as_uri())'
 
-test: lint unit book nbval
+# The browser is the system's. As root on Debian it is installed; elsewhere a loud line says that nobody looked.
+find_chromium := { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null
+
+chromium:
+	@if ! $(find_chromium) && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "installing chromium"; mkdir -p _build; \
+	  { apt-get update && apt-get install -y --no-install-recommends chromium; } >_build/chromium.log 2>&1 || \
+	    tail -n 3 _build/chromium.log; fi
+
+browser: book chromium
+	@echo "== browser"
+	@if $(find_chromium); \
+	  then DEEPLAB_BOOK=_build/html $(PY) -m pytest -p no:cacheprovider -n $(WORKERS) -rs tests/test_browser.py; \
+	  else echo "!! NO BROWSER: THE PAGES WERE NOT TESTED. Install chromium (Debian: apt-get install chromium)."; fi
+
+test: lint unit book browser nbval
 	@echo "== all passed"
 
 test-all: MARKS := -m "slow or not slow"
@@ -91,14 +107,17 @@ lint: setup
 	@$(PY) -m mypy
 
 # One thread a worker: with more, the workers' threads wait for each other.
-unit: setup
+unit: setup chromium
 	@echo "== pytest"
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --cov --cov-report=term $(MARKS)
 
+# Each chapter as it stands, where exercises answer "not attempted", and with the solutions in the stubs.
 # loadfile: the cells of a notebook must stay together. passive: threads of two kernels share the cores politely.
 nbval: setup
 	@echo "== notebooks"
-	@OMP_WAIT_POLICY=passive DEEPLAB_STATIC=1 $(PY) -m pytest --nbval book -p no:cacheprovider -n $(WORKERS) --dist loadfile
+	@$(PY) book/_ext/solve.py _build/solved book/*.ipynb
+	@OMP_WAIT_POLICY=passive DEEPLAB_STATIC=1 \
+	  $(PY) -m pytest --nbval book _build/solved -p no:cacheprovider -n $(WORKERS) --dist loadfile
 
 notebooks: setup
 	@$(PY) book/_ext/normalize.py book/*.ipynb

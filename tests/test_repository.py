@@ -159,7 +159,7 @@ def test_python_of_environment_yml_is_allowed() -> None:
 @needs_make
 @pytest.mark.parametrize(
     "target",
-    ["setup", "book", "test", "test-all", "serve", "lint", "bench", "clean", "release-check"],
+    ["setup", "book", "browser", "test", "test-all", "serve", "lint", "bench", "clean", "release-check"],
 )
 def test_makefile_has_the_target_and_help_names_it(target: str) -> None:
     assert re.search(rf"^{target}:", texts()["Makefile"], re.MULTILINE)

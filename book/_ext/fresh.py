@@ -1,24 +1,40 @@
 """Throw away executed notebooks and pages when what they import or read has changed.
 
 jupyter-cache recognizes a notebook by its code cells alone, and Sphinx a page by its source file. Neither
-sees a change of the package, the data or a library, and the page would keep the old output. `make book`
+sees a change of the package, the data or a library, and the page would keep the old output. Nor does Sphinx see a
+change of our extension, or write the other pages again when a chapter is new in the table of contents. `make book`
 runs `python book/_ext/fresh.py` before each build.
 """
 
 import hashlib
 import shutil
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-INPUTS = ("deeplab_lesson", "data", "book/results", "constraints.txt")
-BUILT = (".jupyter_cache", ".doctrees", "jupyter_execute", "html")
+INPUTS = ("deeplab_lesson", "data", "book/results", "constraints.txt")  # of the executed chapters
+PAGE_INPUTS = ("book/_ext", "book/_static", "_config.yml", "_toc.yml", "book/references.bib")  # of the pages alone
+PAGES = (".doctrees", "html")
+EXECUTED = (".jupyter_cache", "jupyter_execute")
+VERSIONS = ("deeplab-lesson", "torch", "torchvision", "numpy", "matplotlib")  # shown on the pages
 IGNORED = {"__pycache__", ".ipynb_checkpoints", ".DS_Store"}
 
 
-def digest(root: Path) -> str:
-    """Hash the names and contents of every file under INPUTS, and the version of Python."""
-    total = hashlib.sha256(repr(sys.version_info[:2]).encode())
-    for name in INPUTS:
+def installed() -> dict[str, str]:
+    """Package to version, for those that are installed."""
+    found = {}
+    for name in VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def digest(root: Path, inputs: tuple[str, ...]) -> str:
+    """Hash the names and contents of every file under `inputs`, and the versions that chapters run with."""
+    total = hashlib.sha256(repr((sys.version_info[:3], installed())).encode())
+    for name in inputs:
         tree = root / name
         files = sorted(tree.rglob("*")) if tree.is_dir() else [tree]
         for file in files:
@@ -29,17 +45,23 @@ def digest(root: Path) -> str:
     return total.hexdigest()
 
 
-def refresh(root: Path) -> bool:
-    """Remove what was built from other inputs. True when the inputs are not those of the last call."""
-    build, now = root / "_build", digest(root)
-    stamp = build / ".inputs.sha256"
+def changed(root: Path, stamp: Path, inputs: tuple[str, ...], built: tuple[str, ...]) -> bool:
+    """Remove `built` where `inputs` are not those that the stamp remembers."""
+    now = digest(root, inputs)
     if stamp.is_file() and stamp.read_text() == now:
         return False
-    for name in BUILT:
-        shutil.rmtree(build / name, ignore_errors=True)
-    build.mkdir(exist_ok=True)
+    for name in built:
+        shutil.rmtree(stamp.parent / name, ignore_errors=True)
+    stamp.parent.mkdir(exist_ok=True)
     stamp.write_text(now)  # last: an interrupted call is repeated
     return True
+
+
+def refresh(root: Path) -> bool:
+    """Remove what was built from other inputs. True when chapters must run again."""
+    build = root / "_build"
+    changed(root, build / ".page_inputs.sha256", PAGE_INPUTS, PAGES)
+    return changed(root, build / ".inputs.sha256", INPUTS, (*EXECUTED, *PAGES))
 
 
 if __name__ == "__main__":
