@@ -1,6 +1,8 @@
 """Residual trunks: torchvision's ResNet and a narrow one, made dense at the output stride asked for."""
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from deeplab_lesson.backbones.imagenet import torchvision_classifier
 from deeplab_lesson.layers.dilation import DilationPlan, make_dense
@@ -64,8 +66,12 @@ class ResNetTrunk(_ResidualTrunk):
         self._make_dense(plan)
 
     def _stem(self, images: Tensor) -> Tensor:
-        x: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        return x
+        x: Tensor = self.relu(self.bn1(self.conv1(images)))  # [N, 64, 257, 257]
+        if any(isinstance(side, torch.SymInt) for side in (x.shape[2], x.shape[3])):
+            # torch.export with a size left open: at stride 2 it would fix which sides are odd (pytorch/pytorch#124507)
+            return F.max_pool2d(x, 3, stride=1, padding=1)[:, :, ::2, ::2]  # [N, 64, 129, 129]
+        pooled: Tensor = self.maxpool(x)  # [N, 64, 129, 129]
+        return pooled
 
 
 class MiniTrunk(_ResidualTrunk):

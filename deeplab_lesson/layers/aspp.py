@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from deeplab_lesson.layers.convolution import ConvBNReLU, conv_bn_relu
+from deeplab_lesson.layers.one_call import kept_as_one_call
 
 
 class ImagePooling(nn.Module):
@@ -32,6 +33,7 @@ class ImagePooling(nn.Module):
         return projected.expand(-1, -1, features.shape[2], features.shape[3])  # [N, 256, 33, 33]
 
 
+@kept_as_one_call
 def check_more_than_one_image(features: Tensor, normalizes_batches: bool) -> None:
     """Refuse a batch of one where BatchNorm would normalize a single value a channel."""
     if normalizes_batches and features.shape[0] == 1:
@@ -39,9 +41,6 @@ def check_more_than_one_image(features: Tensor, normalizes_batches: bool) -> Non
             "image pooling normalizes one value a channel over the batch, and this batch has one image: "
             "use a batch of two or more (drop_last=True), model.eval(), or image_pooling=False"
         )
-
-
-torch.fx.wrap("check_more_than_one_image")  # looks at data, so a trace keeps it as one call
 
 
 class ASPP(nn.Module):

@@ -11,14 +11,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deeplab_lesson.layers.one_call import kept_as_one_call
 
+
+@kept_as_one_call
 def resize_features(features: Tensor, size: Sequence[int]) -> Tensor:
     """Resize a map [N, C, h, w] to [N, C, *size], bilinear."""
-    if tuple(features.shape[2:]) == tuple(size):
+    # A compiled or exported program must serve every size, so it always interpolates: at its own size a map stays.
+    if not torch.compiler.is_compiling() and tuple(features.shape[2:]) == tuple(size):
         return features
     return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+@kept_as_one_call
 def repeat_features(features: Tensor, size: Sequence[int]) -> Tensor:
     """Enlarge a map [N, C, h, w] to [N, C, *size] by repeating its positions: FPN's "nearest, by two".
 
@@ -39,18 +44,14 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return resized if labels.ndim == 3 else resized[0]
 
 
+@kept_as_one_call
 def crop_corner(features: Tensor, size: Sequence[int]) -> Tensor:
     """Keep the top left `size` of a map: what is left over where halving rounded up and doubling does not."""
     return features[:, :, : size[0], : size[1]]
 
 
-torch.fx.wrap("crop_corner")  # it looks at sizes, so a trace keeps it as one call
-
-
+@kept_as_one_call
 def shrink(images: Tensor, scale: float) -> Tensor:
     """The images at `scale` times their size, bilinear; half a pixel counts as one: 513 becomes 257."""
     height, width = (int(side * scale + 0.5) for side in images.shape[2:])
     return resize_features(images, (height, width))
-
-
-torch.fx.wrap("shrink")  # computes with sizes, so a trace keeps it as one call

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+
+from deeplab_lesson.layers.one_call import kept_as_one_call
 
 SMALLEST_IMAGE = 33
 
@@ -32,6 +33,7 @@ class SegmentationModel(nn.Module):
         return [parameter for parameter in self.parameters() if id(parameter) not in trunk]
 
 
+@kept_as_one_call
 def check_images(images: Tensor) -> None:
     """Refuse what is not a batch of RGB pictures of a usable size.
 
@@ -54,9 +56,6 @@ def check_images(images: Tensor) -> None:
             f"images are {images.shape[2]}x{images.shape[3]} (height x width): both must be at least "
             f"{SMALLEST_IMAGE}; enlarge them first"
         )
-
-
-torch.fx.wrap("check_images")
 
 
 def refuse_pretrained(pretrained_backbone: bool, trunk: str = "the mini trunk") -> None:

@@ -14,6 +14,7 @@ from deeplab_lesson.backbones.imagenet import refuse_pretrained_mini
 from deeplab_lesson.backbones.resnet import MiniTrunk, ResNetTrunk
 from deeplab_lesson.layers.convolution import ConvBNReLU
 from deeplab_lesson.layers.dilation import plan_dilation
+from deeplab_lesson.layers.one_call import kept_as_one_call
 from deeplab_lesson.layers.resize import repeat_features, resize_features
 from deeplab_lesson.models.base import SegmentationModel, check_images
 
@@ -56,6 +57,7 @@ class PyramidPooling(nn.Module):
         return torch.cat(pyramid, dim=1)  # [N, 4096, 60, 60]
 
 
+@kept_as_one_call
 def check_batch_for_bins(features: Tensor, bins: Sequence[int], training: bool) -> None:
     """Refuse a batch of one where BatchNorm would normalize a single value a channel."""
     if training and features.shape[0] == 1 and 1 in bins:
@@ -63,9 +65,6 @@ def check_batch_for_bins(features: Tensor, bins: Sequence[int], training: bool) 
             "pyramid pooling with a bin of 1 normalizes one value a channel over the batch, and this batch has one "
             "image: use a batch of two or more (drop_last=True), model.eval(), or bins=(2, 3, 6)"
         )
-
-
-torch.fx.wrap("check_batch_for_bins")  # looks at data, so a trace keeps it as one call
 
 
 class PSPNet(SegmentationModel):

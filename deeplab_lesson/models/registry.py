@@ -78,7 +78,7 @@ def create_model(
 
     Args:
         name: one of `list_models()`.
-        num_classes: channels of the logits; background counts, void (255) does not.
+        num_classes: channels of the logits, at least 2; background counts, void (255) does not.
         output_stride: None takes the model's own.
         pretrained_backbone: start the trunk from ImageNet weights.
         weights: "torchvision" fills DeepLab v3 with torchvision's published weights for VOC's 21 classes, and
@@ -96,11 +96,7 @@ def create_model(
         near = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.5)
         guess = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ValueError(f"there is no model {name!r}{guess} (all: {', '.join(list_models())})")
-    if type(num_classes) is not int or not 1 <= num_classes <= 255:
-        raise ValueError(
-            f"num_classes={num_classes!r}: allowed are whole numbers from 1 to 255; count the background, "
-            "do not count void (255)"
-        )
+    check_num_classes(num_classes)
     if weights is not None:
         check_published(weights, name, num_classes)
         theirs = {**BUILT_AS_THEIRS, **options}
@@ -116,3 +112,18 @@ def create_model(
     if weights is not None:
         fill_with_published(model, name)
     return model
+
+
+def check_num_classes(num_classes: int) -> None:
+    """Refuse a number of classes that softmax and labels of one byte cannot tell apart."""
+    if type(num_classes) is int and num_classes == 1:
+        raise ValueError(
+            "num_classes=1: softmax over one class says that class everywhere; allowed are whole numbers from 2 to "
+            "255. For one kind of object take 2 (0 background, 1 object) and name both in classes.txt; a sigmoid of "
+            "one channel is the same model, its logit the difference of the two"
+        )
+    if type(num_classes) is not int or not 2 <= num_classes <= 255:
+        raise ValueError(
+            f"num_classes={num_classes!r}: allowed are whole numbers from 2 to 255; count the background, "
+            "do not count void (255)"
+        )

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from deeplab_lesson.backbones.resnet import MiniTrunk
 from deeplab_lesson.layers.dilation import plan_dilation
+from deeplab_lesson.layers.one_call import kept_as_one_call
 from deeplab_lesson.layers.resize import crop_corner, resize_features
 from deeplab_lesson.models.base import SegmentationModel, check_images, check_output_stride, refuse_pretrained
 
@@ -148,18 +149,21 @@ class TrunkUNet(SegmentationModel):
         return {"out": crop_corner(logits, images.shape[2:])}
 
 
+@kept_as_one_call
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     """Add zeros (the mean color) below and at the right until both sides are multiples."""
     height, width = images.shape[2:]
     return F.pad(images, (0, -width % multiple, 0, -height % multiple))
 
 
+@kept_as_one_call
 def crop_middle(skip: Tensor, like: Tensor) -> Tensor:
     """The middle of `skip` at the size of `like`: the gray arrows of figure 1."""
     top, left = ((skip.shape[axis] - like.shape[axis]) // 2 for axis in (2, 3))
     return skip[:, :, top : top + like.shape[2], left : left + like.shape[3]]
 
 
+@kept_as_one_call
 def check_fits_valid(images: Tensor) -> None:
     """Refuse sizes that leave half a pixel at a pooling, or nothing at the end."""
     height, width = images.shape[2:]
@@ -174,10 +178,6 @@ def check_fits_valid(images: Tensor) -> None:
         f"{VALID_SMALLEST}: the nearest are {nearest[0]} for the height and {nearest[1]} for the width; "
         "pad or crop the images, or take padding='same'"
     )
-
-
-for _name in ("pad_to_multiple", "crop_corner", "crop_middle", "check_fits_valid"):
-    torch.fx.wrap(_name)  # they look at sizes, so a trace keeps each as one call
 
 
 def initialize(module: nn.Module) -> None:
