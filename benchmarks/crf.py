@@ -22,6 +22,7 @@ from skimage import data, transform
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.crf_golden import run_pydensecrf
 from benchmarks.results import ROOT, write_result
 from deeplab_lesson.crf import PRESETS, mean_field
 
@@ -39,20 +40,9 @@ def problem(photograph: str, size: int, classes: int) -> tuple[Tensor, Tensor]:
 
 
 def pydensecrf_marginals(logits: Tensor, image: Tensor, preset: dict[str, Any]) -> Tensor:
-    """Run pydensecrf with the same parameters, building its lattices anew, as ours does."""
-    from pydensecrf.densecrf import DenseCRF2D
-
-    _, classes, height, width = logits.shape
-    crf = DenseCRF2D(width, height, classes)
-    crf.setUnaryEnergy(np.ascontiguousarray(-logits.log_softmax(1).view(classes, -1).numpy()))
-    crf.addPairwiseGaussian(sxy=preset["smoothness_sigma_xy"], compat=preset["smoothness_weight"])
-    crf.addPairwiseBilateral(
-        sxy=preset["appearance_sigma_xy"],
-        srgb=preset["appearance_sigma_rgb"],
-        rgbim=np.ascontiguousarray(image[0].permute(1, 2, 0).numpy()),
-        compat=preset["appearance_weight"],
-    )
-    return torch.from_numpy(np.array(crf.inference(preset["iterations"]))).view(logits.shape)
+    """Run pydensecrf with the same parameters; it builds its lattices anew, as ours does."""
+    picture = image[0].permute(1, 2, 0).numpy()
+    return torch.from_numpy(run_pydensecrf(logits[0].numpy(), picture, preset)).view(logits.shape)
 
 
 def seconds(call: Callable[[], Tensor], device: str) -> tuple[float, Tensor]:

@@ -70,11 +70,12 @@ def exact_mean_field(
     near = positions / settings.appearance_sigma_xy
     appearance = torch.cat([near.expand(len(images), -1, -1, -1), colors / settings.appearance_sigma_rgb], -1)
     smoothness = (positions / settings.smoothness_sigma_xy).expand(len(images), -1, -1, -1)
-    terms = [
-        (scores.new_tensor(settings.appearance_weight), ExactKernel(appearance, settings.normalization)),
-        (scores.new_tensor(settings.smoothness_weight), ExactKernel(smoothness, settings.normalization)),
-    ]
-    field = iterate(scores, terms, settings.iterations, settings.compatibility)
+    with torch.autocast(logits.device.type, enabled=False):
+        terms = [
+            (scores.new_tensor(settings.appearance_weight), ExactKernel(appearance, settings.normalization)),
+            (scores.new_tensor(settings.smoothness_weight), ExactKernel(smoothness, settings.normalization)),
+        ]
+        field = iterate(scores, terms, settings.iterations, settings.compatibility)
     return labels_first(field, torch.softmax).to(logits.dtype)
 
 
@@ -98,10 +99,11 @@ def free_energy(marginals: Tensor, logits: Tensor, images: Tensor, **parameters:
     penalties = settings.compatibility
     if penalties is None:
         penalties = 1 - torch.eye(logits.shape[1], device=logits.device)
-    messages = torch.zeros_like(q)
-    for weight, kernel in _terms(scores, images, settings):
-        messages = messages + weight * kernel(q)
-    pairs = 0.5 * (messages @ penalties.to(messages))
+    with torch.autocast(logits.device.type, enabled=False):
+        messages = torch.zeros_like(q)
+        for weight, kernel in _terms(scores, images, settings):
+            messages = messages + weight * kernel(q)
+        pairs = 0.5 * (messages @ penalties.to(messages))
     return (torch.xlogy(q, q) + q * (pairs - scores.log_softmax(-1))).sum((1, 2, 3))
 
 

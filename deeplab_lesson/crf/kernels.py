@@ -142,8 +142,8 @@ class ExactKernel(Kernel):
         return torch.cat(blocks, dim=1)
 
     def _weights(self, rows: Tensor) -> Tensor:
-        squared = (rows[:, :, None] - self.points[:, None]).square().sum(-1)  # [N, rows, P]
-        return torch.exp(-0.5 * squared)
+        distance = torch.cdist(rows, self.points, compute_mode="donot_use_mm_for_euclid_dist")  # [N, rows, P]
+        return torch.exp(-0.5 * distance.square())
 
     def __call__(self, values: Tensor) -> Tensor:
         flat = values.flatten(1, 2)

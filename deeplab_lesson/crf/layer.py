@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deeplab_lesson.crf.checks import check_compatibility
 from deeplab_lesson.crf.dense import infer, labels_first
 from deeplab_lesson.crf.parameters import read_parameters
 
@@ -26,6 +27,9 @@ class DenseCRF(nn.Module):
         images  [N, channels, H, W], in 0..255
         output  [N, C, H, W], float32 (float64 for float64)
 
+    Raises:
+        TypeError, ValueError: as `mean_field`; logits of another number of classes.
+
     Source: Zheng et al. 2015 (arXiv 1502.03240).
     """
 
@@ -37,10 +41,10 @@ class DenseCRF(nn.Module):
         penalties = settings.compatibility
         if penalties is None:
             penalties = 1 - torch.eye(num_classes)
+        check_compatibility(penalties, num_classes, penalties.device)
         self.num_classes, self.trainable = num_classes, trainable
         self.settings = replace(settings, compatibility=None)
-        self.is_potts = settings.compatibility is None and not trainable
-        weights = torch.tensor([settings.appearance_weight, settings.smoothness_weight])
+        weights = torch.tensor([settings.appearance_weight, settings.smoothness_weight], dtype=torch.float32)
         if trainable:
             self.weights = nn.Parameter(weights)
             self.compatibility = nn.Parameter(penalties.detach().clone().float())
@@ -50,8 +54,15 @@ class DenseCRF(nn.Module):
 
     def forward(self, logits: Tensor, images: Tensor) -> Tensor:
         """Return log Q."""
-        penalties = None if self.is_potts else (self.compatibility + self.compatibility.T) / 2  # a pair has one penalty
-        settings = replace(self.settings, compatibility=penalties)
+        if logits.ndim == 4 and logits.shape[1] != self.num_classes:
+            raise ValueError(
+                f"logits are {list(logits.shape)} and this layer has {self.num_classes} classes: allowed is "
+                f"[N, {self.num_classes}, H, W]; build it with DenseCRF({logits.shape[1]})"
+            )
+        penalties = (self.compatibility + self.compatibility.T) / 2  # a pair has one penalty
+        # Potts needs no matrix. It is recognized here, not when built, since a trained state may have been loaded.
+        is_potts = not self.trainable and torch.equal(penalties, 1 - torch.eye(self.num_classes).to(penalties))
+        settings = replace(self.settings, compatibility=None if is_potts else penalties)
         weights = (self.weights[0], self.weights[1])
         return labels_first(infer(logits, images, settings, weights), torch.log_softmax)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from deeplab_lesson.crf.checks import check_inputs
+from deeplab_lesson.crf.checks import check_compatibility, check_inputs
 from deeplab_lesson.crf.dense import iterate
 from deeplab_lesson.crf.kernels import build_kernels, labels_last
 from deeplab_lesson.crf.parameters import CRFParameters, read_parameters
@@ -99,13 +99,17 @@ def _score(pictures: Sequence[Picture], alike: Mapping[int, CRFParameters]) -> d
     matrices = {index: ConfusionMatrix(len(pictures[0][0])) for index in alike}
     for logits, image, label in pictures:
         check_inputs(logits[None], image[None])
-        scores = labels_last(logits[None])
-        kernels = build_kernels(scores, image[None], next(iter(alike.values())))
-        for index, one in alike.items():
-            weights = (one.appearance_weight, one.smoothness_weight)
-            terms = [(scores.new_tensor(weight), kernel) for weight, kernel in zip(weights, kernels, strict=True)]
-            field = iterate(scores, terms, one.iterations, one.compatibility)  # [1, H, W, C]
-            matrices[index].update(field[0].argmax(-1), label)
+        penalties = next(iter(alike.values())).compatibility
+        if penalties is not None:
+            check_compatibility(penalties, len(logits), logits.device)
+        with torch.autocast(logits.device.type, enabled=False):
+            scores = labels_last(logits[None])
+            kernels = build_kernels(scores, image[None], next(iter(alike.values())))
+            for index, one in alike.items():
+                weights = (one.appearance_weight, one.smoothness_weight)
+                terms = [(scores.new_tensor(weight), kernel) for weight, kernel in zip(weights, kernels, strict=True)]
+                field = iterate(scores, terms, one.iterations, one.compatibility)  # [1, H, W, C]
+                matrices[index].update(field[0].argmax(-1), label)
     return {index: matrix.mean_iou for index, matrix in matrices.items()}
 
 
