@@ -1,4 +1,4 @@
-"""The command line: deeplab-lesson train | evaluate | predict | models | receptive-field | scenes."""
+"""The command line: deeplab-lesson train | evaluate | predict | tune-crf | models | receptive-field | scenes."""
 
 import os
 import sys
@@ -12,10 +12,12 @@ from deeplab_lesson.commands.models import models_command, receptive_field_comma
 from deeplab_lesson.commands.predict import predict_command
 from deeplab_lesson.commands.scenes import scenes_command
 from deeplab_lesson.commands.train import train_command
+from deeplab_lesson.commands.tune_crf import tune_crf_command
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate_command,
     "predict": predict_command,
+    "tune-crf": tune_crf_command,
     "models": models_command,
     "receptive-field": receptive_field_command,
     "scenes": scenes_command,

@@ -11,7 +11,6 @@ from PIL import Image
 from deeplab_lesson.data import VOC_PALETTE, Scenes, normalize
 from deeplab_lesson.inference import class_colors, find_pictures, overlay, predict, predict_files, with_legend
 from deeplab_lesson.training.checkpoint import load_checkpoint, save_checkpoint
-from deeplab_lesson.training.evaluation import Evaluation, evaluate
 
 
 def noise(height: int = 50, width: int = 60) -> np.ndarray:
@@ -257,82 +256,3 @@ def test_checkpoint_without_class_names_is_refused_by_name_of_the_fault(
     save_checkpoint(tmp_path / "bare.safetensors", model, {})
     with pytest.raises(ValueError, match="names no classes or no colors"):
         list(predict_files(tmp_path / "bare.safetensors", [picture], tmp_path / "out"))
-
-
-# ---- scoring a set -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_scores_do_not_depend_on_the_batches_and_count_every_picture(model, batch_size: int) -> None:
-    dataset = Scenes("val", (40, 56), length=5)
-    scores = evaluate(model, dataset, batch_size=batch_size)
-    right = valid = 0
-    for image, label in (dataset[index] for index in range(5)):
-        right += int((predict(model, image) == label)[label != 255].sum())
-        valid += int((label != 255).sum())
-    assert scores.pictures == 5
-    assert scores.pixel_accuracy == pytest.approx(right / valid, abs=2e-3)  # batches round a few ties another way
-    assert list(scores.iou) == list(dataset.classes)
-
-
-def test_scores_survive_json_and_absent_classes_are_none(model) -> None:
-    scores = evaluate(model, Scenes("val", (40, 56), length=1))
-    assert None in scores.iou.values()
-    assert Evaluation.from_json(scores.to_json()) == scores
-    assert Evaluation.from_json(None) is None
-    absent = next(name for name, value in scores.iou.items() if value is None)
-    assert any(line.split() == [absent, "-"] for line in str(scores).splitlines())
-
-
-class Plain(Scenes):
-    """Scenes whose labels are one id everywhere."""
-
-    value = 0
-
-    def read(self, index: int):
-        image, label = super().read(index)[:2]
-        return image, np.full_like(label, self.value)
-
-
-def test_set_without_boundaries_has_no_score_near_them(model) -> None:
-    scores = evaluate(model, Plain("val", (40, 56), length=1))
-    assert set(scores.trimap_mean_iou.values()) == {None}
-    assert "1 px -, 2 px -" in str(scores)
-
-
-def test_set_of_void_cannot_be_scored(model) -> None:
-    dataset = Plain("val", (40, 56), length=2)
-    dataset.value = 255
-    with pytest.raises(ValueError, match=r"every pixel of the 2 pictures is void.*check the labels"):
-        evaluate(model, dataset)
-
-
-def test_evaluation_names_the_picture_that_the_model_refuses(model) -> None:
-    class Small(Scenes):
-        def read(self, index: int):
-            image, label = super().read(index)[:2]
-            return (image, label) if index < 2 else (image[:20], label[:20])
-
-    with pytest.raises(ValueError, match=r"picture val_00002: images are 20x56.*at least 33"):
-        evaluate(model, Small("val", (40, 56), length=4))
-
-
-def test_evaluation_gives_every_part_its_mode_back(checkpoint: Path) -> None:
-    model = load_checkpoint(checkpoint)[0].train()
-    model.backbone.eval()
-    modes = [part.training for part in model.modules()]
-    evaluate(model, Scenes("val", (40, 56), length=1))
-    assert [part.training for part in model.modules()] == modes
-
-
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"workers": -1}])
-def test_evaluation_refuses_impossible_settings(model, options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="allowed are a batch from 1, workers from 0"):
-        evaluate(model, Scenes("val", (40, 56), length=1), **options)
-
-
-def test_evaluation_refuses_another_number_of_classes(model) -> None:
-    dataset = Scenes("val", (40, 56), length=1)
-    dataset.classes = ("sky", "road")
-    with pytest.raises(ValueError, match=r"model has 11 classes and the data 2 \(sky, road\)"):
-        evaluate(model, dataset)

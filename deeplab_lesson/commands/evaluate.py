@@ -3,12 +3,16 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tqdm import tqdm
 from tyro.conf import Positional, arg
 
 from deeplab_lesson.training.config import DataName, open_dataset
+
+if TYPE_CHECKING:
+    from deeplab_lesson.data.datasets import SegmentationDataset
+    from deeplab_lesson.models.base import SegmentationModel
 
 
 def evaluate_command(
@@ -17,6 +21,9 @@ def evaluate_command(
     root: Path | None = None,
     split: str = "val",
     scenes_size: tuple[int, int] = (128, 128),
+    scales: tuple[float, ...] = (1.0,),
+    flip: bool = False,
+    crf: str | None = None,
     batch_size: int = 8,
     workers: int = 0,
     device: str = "auto",
@@ -30,19 +37,55 @@ def evaluate_command(
         root: the data's folder (not for scenes).
         split: train, val, test, ...
         scenes_size: height and width of procedural scenes.
+        scales: average the probabilities over these sizes of each picture; in the papers 0.5 0.75 1 1.25 1.5 1.75.
+        flip: at each scale also average over the picture mirrored left to right.
+        crf: then sharpen them with the fully connected CRF, by the .json file of tune-crf or by one of
+            deeplab_v1, deeplab_v2_vgg16, deeplab_v2_resnet101, krahenbuhl2011.
         batch_size: pictures of one size that go through the model together.
         workers: processes that read pictures.
         device: cuda, mps, cpu or auto.
         json_file: also write the scores into this file; its name ends in .json.
     """
     from deeplab_lesson.data.files import write_atomically
+    from deeplab_lesson.training.answers import check_scales
+    from deeplab_lesson.training.crf_step import plain, read_crf
+    from deeplab_lesson.training.evaluation import evaluate
+
+    if json_file is not None:
+        check_json_name("--json", json_file)
+    check_scales(scales)
+    parameters = None if crf is None else read_crf(crf)
+    model, metadata, dataset = open_model_and_data(checkpoint, data, root, split, scenes_size, device)
+    with tqdm(total=len(dataset), unit="picture", disable=not sys.stderr.isatty()) as bar:
+        scores = evaluate(
+            model,
+            dataset,
+            scales=scales,
+            flip=flip,
+            crf=parameters,
+            batch_size=batch_size,
+            workers=workers,
+            progress=lambda done: bar.update(done - bar.n),
+        )
+    print(f"{metadata['model']['name']} on {data} {split}{looks(scales, flip, crf)}\n{scores}")
+    if json_file is not None:
+        how = {"scales": scales, "flip": flip, "crf": parameters and plain(parameters)}
+        write_atomically(json_file, (json.dumps({**scores.to_json(), **how}, indent=1) + "\n").encode())
+
+
+def open_model_and_data(
+    checkpoint: Path, data: str, root: Path | None, split: str, scenes_size: tuple[int, int], device: str
+) -> "tuple[SegmentationModel, dict[str, Any], SegmentationDataset]":
+    """Open a checkpoint and a labeled set of the same classes.
+
+    Raises:
+        FileNotFoundError: no checkpoint, no data.
+        ValueError: other classes, or the same in another order.
+    """
     from deeplab_lesson.inference import class_colors
     from deeplab_lesson.training.checkpoint import load_checkpoint
-    from deeplab_lesson.training.evaluation import evaluate
     from deeplab_lesson.training.hardware import choose_device
 
-    if json_file is not None and (json_file.suffix != ".json" or json_file.is_dir()):
-        raise ValueError(f"--json {json_file}: allowed is a file name that ends in .json, so that nothing else is lost")
     model, metadata = load_checkpoint(checkpoint, device=str(choose_device(device)))
     dataset = open_dataset(data, split, root, scenes_size=scenes_size)
     classes, _ = class_colors(metadata)
@@ -51,14 +94,18 @@ def evaluate_command(
             f"{checkpoint} was trained on the classes {', '.join(classes)}, and the data has "
             f"{', '.join(dataset.classes)}: evaluate on data with the same classes in the same order"
         )
-    with tqdm(total=len(dataset), unit="picture", disable=not sys.stderr.isatty()) as bar:
-        scores = evaluate(
-            model,
-            dataset,
-            batch_size=batch_size,
-            workers=workers,
-            progress=lambda done: bar.update(done - bar.n),
-        )
-    print(f"{metadata['model']['name']} on {data} {split}\n{scores}")
-    if json_file is not None:
-        write_atomically(json_file, (json.dumps(scores.to_json(), indent=1) + "\n").encode())
+    return model, metadata, dataset
+
+
+def check_json_name(option: str, path: Path) -> None:
+    """Refuse a name that might be that of a picture or of weights."""
+    if path.suffix != ".json" or path.is_dir():
+        raise ValueError(f"{option} {path}: allowed is a file name that ends in .json, so that nothing else is lost")
+
+
+def looks(scales: tuple[float, ...], flip: bool, crf: str | None) -> str:
+    """Say how the model looked at the pictures; empty for one look without a CRF."""
+    words = [f"scales {' '.join(f'{scale:g}' for scale in scales)}"] if scales != (1.0,) else []
+    words += ["mirrored too"] if flip else []
+    words += [f"CRF {crf}"] if crf is not None else []
+    return "".join(f", {word}" for word in words)

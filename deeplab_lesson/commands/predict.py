@@ -10,6 +10,10 @@ def predict_command(
     checkpoint: Positional[Path],
     inputs: Positional[tuple[str, ...]],
     out: Path = Path("predictions"),
+    scales: tuple[float, ...] = (1.0,),
+    flip: bool = False,
+    crf: str | None = None,
+    panoptic: bool = False,
     weights: Literal["torchvision"] | None = None,
     device: str = "auto",
 ) -> None:
@@ -19,19 +23,39 @@ def predict_command(
         checkpoint: a run's folder (its best checkpoint) or a .safetensors file; with --weights left out.
         inputs: picture files, folders or globs.
         out: the folder for the results.
+        scales: average the probabilities over these sizes of each picture; in the papers 0.5 0.75 1 1.25 1.5 1.75.
+        flip: at each scale also average over the picture mirrored left to right.
+        crf: then sharpen them with the fully connected CRF, by the .json file of tune-crf or by one of
+            deeplab_v1, deeplab_v2_vgg16, deeplab_v2_resnet101, krahenbuhl2011.
+        panoptic: number the objects too (panoptic_deeplab models): NAME_instances.png, 16 bits gray; 0 is no object.
         weights: torchvision takes its published DeepLab v3 (ResNet-50, VOC's 21 classes) instead of a checkpoint.
         device: cuda, mps, cpu or auto.
     """
-    from deeplab_lesson.inference import predict_files, predict_files_with
+    from deeplab_lesson.inference import predict_files_with, predict_panoptic_files
     from deeplab_lesson.interop import published_model
+    from deeplab_lesson.training.answers import check_scales
+    from deeplab_lesson.training.checkpoint import load_checkpoint
+    from deeplab_lesson.training.crf_step import read_crf
     from deeplab_lesson.training.hardware import choose_device
 
+    if panoptic and (check_scales(scales) != (1.0,) or flip or crf is not None or weights is not None):
+        raise ValueError(
+            "--panoptic takes one look at each picture with a panoptic_deeplab checkpoint: leave out --scales, --flip, "
+            "--crf and --weights"
+        )
+    check_scales(scales)
+    parameters = None if crf is None else read_crf(crf)
     where = str(choose_device(device))
     if weights is not None:  # then there is no checkpoint, and the first word is a picture
-        pairs = predict_files_with(*published_model(device=where), (str(checkpoint), *inputs), out)
+        model, metadata = published_model(device=where)
+        inputs = (str(checkpoint), *inputs)
     elif inputs:
-        pairs = predict_files(checkpoint, inputs, out, device=where)
+        model, metadata = load_checkpoint(checkpoint, device=where)
     else:
         raise ValueError("no picture is named: give files, folders or globs after the checkpoint")
+    if panoptic:
+        pairs = predict_panoptic_files(model, metadata, inputs, out)
+    else:
+        pairs = predict_files_with(model, metadata, inputs, out, scales=scales, flip=flip, crf=parameters)
     for picture, target in pairs:
         print(f"{picture} -> {target}")

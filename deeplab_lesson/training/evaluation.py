@@ -6,14 +6,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from deeplab_lesson.data.datasets import SegmentationDataset
-from deeplab_lesson.data.transforms import EvalTransform
 from deeplab_lesson.metrics import ConfusionMatrix, TrimapIoU
 from deeplab_lesson.models.base import SegmentationModel
+from deeplab_lesson.training.answers import ONE_LOOK, check_scales, class_ids
+from deeplab_lesson.training.crf_step import CRFChoice, read_crf
 
 
 @dataclass(frozen=True)
@@ -70,17 +73,36 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             part.training = True
 
 
+def as_tensors(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    """Turn a picture of a set into uint8 [3, H, W] (the CRF wants it before it is normalized) and int64 [H, W]."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), torch.from_numpy(label.astype(np.int64))
+
+
+def check_same_classes(model: SegmentationModel, dataset: SegmentationDataset) -> None:
+    """Refuse a set with another number of classes than the model.
+
+    Raises:
+        ValueError: says both.
+    """
+    classes = model.spec["num_classes"]
+    if classes != len(dataset.classes):
+        raise ValueError(
+            f"the model has {classes} classes and the data {len(dataset.classes)} "
+            f"({', '.join(dataset.classes)}): evaluate on data with the model's classes, or train on these"
+        )
+
+
 class _Evaluated(Dataset[tuple[Tensor, Tensor]]):
     """A set as tensors, whatever transform it has of its own."""
 
     def __init__(self, dataset: SegmentationDataset) -> None:
-        self.dataset, self.transform = dataset, EvalTransform()
+        self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.transform(*self.dataset.read(index)[:2])
+        return as_tensors(*self.dataset.read(index)[:2])
 
 
 @torch.inference_mode()
@@ -88,9 +110,13 @@ def evaluate(
     model: SegmentationModel,
     dataset: SegmentationDataset,
     *,
+    scales: Sequence[float] = ONE_LOOK,
+    flip: bool = False,
+    crf: CRFChoice | None = None,
     batch_size: int = 8,
     workers: int = 0,
     progress: Callable[[int], None] = lambda pictures: None,
+    pool: Callable[[Sequence[Tensor]], None] = lambda counts: None,
 ) -> Evaluation:
     """Score a model on every picture of a set, at the picture's own size.
 
@@ -98,36 +124,37 @@ def evaluate(
     since padding changes what image pooling sees.
 
     Args:
+        scales, flip: average the probabilities over these sizes of the picture, and over its mirror images.
+        crf: sharpen them with the fully connected CRF: a preset's name, a .json file, or parameters (`read_crf`).
         progress: called with the number of pictures done so far; may raise to stop.
+        pool: called once with all confusion counts, to add to them in place what other processes have counted.
 
     Raises:
-        ValueError: the model and the set differ in their number of classes, a picture that the model refuses
-            (named), or a set in which every pixel is void.
+        ValueError: the model and the set differ in their number of classes, a picture that the model or the CRF
+            refuses (named), a set in which every pixel is void, or as in `check_scales` and `read_crf`.
     """
     if batch_size < 1 or workers < 0:
         raise ValueError(f"batch_size={batch_size}, workers={workers}: allowed are a batch from 1, workers from 0")
-    classes = model.spec["num_classes"]
-    if classes != len(dataset.classes):
-        raise ValueError(
-            f"the model has {classes} classes and the data {len(dataset.classes)} "
-            f"({', '.join(dataset.classes)}): evaluate on data with the model's classes, or train on these"
-        )
+    scales, parameters = check_scales(scales), None if crf is None else read_crf(crf)
+    check_same_classes(model, dataset)
+    classes = len(dataset.classes)
     device = next(model.parameters()).device
     matrix = ConfusionMatrix(classes, device=device)
     trimap = TrimapIoU(classes, device=device)
     done = 0
     loader = DataLoader(_Evaluated(dataset), batch_size=None, num_workers=workers, generator=torch.Generator())
     with evaluating(model):
-        for images, labels in _batches_of_one_size(loader, batch_size):
+        for pictures, labels in _batches_of_one_size(loader, batch_size):
             labels = labels.to(device)
             try:
-                predictions = model(images.to(device)).argmax(dim=1)
+                predictions = class_ids(model, pictures.to(device), scales, flip, parameters)
             except ValueError as error:
                 raise ValueError(f"picture {dataset.name(done)}: {error}") from error
             matrix.update(predictions, labels)
             trimap.update(predictions, labels)
-            done += len(images)
+            done += len(pictures)
             progress(done)
+    pool([matrix.counts, *(band.counts for band in trimap.matrices.values())])
     if not matrix.counts.any():
         raise ValueError(f"every pixel of the {done} pictures is void: nothing can be scored; check the labels")
     return Evaluation(
