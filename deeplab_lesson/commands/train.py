@@ -22,12 +22,17 @@ def train_command(arguments: Sequence[str]) -> None:
         default=defaults,
         args=arguments,
     )
+    from deeplab_lesson.training.distributed import joined_processes, rank
     from deeplab_lesson.training.trainer import train
 
-    result = train(config)
-    if result.evaluation is not None:
+    with joined_processes(config.device):
+        result = train(config)
+        speaks = rank() == 0
+    if speaks and result.evaluation is not None:
         print(f"\nOn {config.data} {config.val_split}, after the last step:\n{result.evaluation}")
-    if not result.finished:
+    if speaks and not result.finished:
         print("Go on: the same command with --resume")
+    if not result.finished:
         raise SystemExit(130)
-    print(f"Saved in {result.out}: best.safetensors, last.safetensors, metrics.jsonl")
+    if speaks:
+        print(f"Saved in {result.out}: best.safetensors, last.safetensors, metrics.jsonl")

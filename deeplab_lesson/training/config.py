@@ -48,6 +48,8 @@ class TrainConfig:
     """Keep BatchNorm's statistics, scale and shift as they are (v3's second stage)."""
     batch_norm_momentum: float | None = None
     """Share of the new in BatchNorm's running statistics; the layers' own where not given (3e-4 in the papers)."""
+    sync_batch_norm: bool = False
+    """On several GPUs: let BatchNorm normalize over the pictures of all of them."""
 
     out: Path = Path("runs/latest")
     """The run's folder: checkpoints, metrics.jsonl, TensorBoard files."""
@@ -57,6 +59,9 @@ class TrainConfig:
     steps: int = 1000
     """Updates of the weights."""
     batch_size: int = 16
+    """Pictures of one step; on several processes (docs/distributed.md) of all of them together."""
+    accumulate: int = 1
+    """Take each process's part of a batch in so many pieces, one after another, to save memory."""
     crop: tuple[int, int] = (128, 128)
     """Height and width of the training crops."""
     scale: tuple[float, float] = (0.5, 2.0)
@@ -123,7 +128,8 @@ class TrainConfig:
     """Write TensorBoard files where TensorBoard is installed."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "evaluate_every", "save_every", "log_every", "step_every", "label_stride"):
+        counts = "steps batch_size accumulate evaluate_every save_every log_every step_every label_stride"
+        for name in counts.split():
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: allowed are whole numbers from 1")
         for name in ("learning_rate", "clip_norm", "head_multiplier", "bias_multiplier", "center_sigma"):

@@ -1,4 +1,7 @@
-"""The order of the training pictures and their random views: pure functions of seed, step and picture."""
+"""The order of the training pictures and their random views: pure functions of seed, step and picture.
+
+Where several processes train together, each loads its part of the same batches.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from deeplab_lesson.data.datasets import SegmentationDataset
 from deeplab_lesson.data.transforms import TrainTransform
+from deeplab_lesson.losses import median_frequency_weights
 from deeplab_lesson.training.config import TrainConfig
 
 View = tuple[int, int]  # (epoch, index of the picture)
@@ -26,11 +30,24 @@ class BatchStream(Sampler[list[View]]):
 
     The pictures of all epochs stand in one endless row, so a batch may hold the end of one epoch and the start
     of the next. Step k's batch is the same wherever the stream starts: that is all that resuming needs.
+
+    Args:
+        share: (part, parts): yield only this part of each batch, which is split evenly.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, first_step: int, last_step: int) -> None:
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        first_step: int,
+        last_step: int,
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.first_step, self.last_step = first_step, last_step
+        part, parts = share
+        self.share = slice(batch_size * part // parts, batch_size * (part + 1) // parts)
 
     def __len__(self) -> int:
         return self.last_step - self.first_step
@@ -45,7 +62,7 @@ class BatchStream(Sampler[list[View]]):
                     order = torch.randperm(self.length, generator=seeded_generator(self.seed, epoch))
                     order_epoch = epoch
                 batch.append((epoch, int(order[place])))
-            yield batch
+            yield batch[self.share]
 
 
 class RandomViews(Dataset[tuple[Tensor, ...]]):
@@ -86,21 +103,81 @@ class RandomViews(Dataset[tuple[Tensor, ...]]):
 
 def training_batches(
     dataset: SegmentationDataset,
-    transform: TrainTransform,
     config: TrainConfig,
+    device: torch.device,
     *,
     first_step: int,
-    pin_memory: bool,
+    share: tuple[int, int] = (0, 1),
 ) -> DataLoader[Any]:
     """Return a loader of (images [N, 3, h, w], labels [N, h, w]), one batch for each step that is left.
 
     Where the set reads instance maps, they are the third part [N, h, w].
+
+    Args:
+        device: what they will be sent to; for a GPU they wait in memory that it can read by itself.
+        share: (part, parts): of each batch only this part, as in `BatchStream`.
     """
+    transform = TrainTransform(config.crop, config.scale, config.flip, config.color_jitter)
     views = RandomViews(dataset, transform, config.seed, limit=config.limit, cache=config.cache)
     return DataLoader(
         views,
-        batch_sampler=BatchStream(len(views), config.batch_size, config.seed, first_step, config.steps),
+        batch_sampler=BatchStream(len(views), config.batch_size, config.seed, first_step, config.steps, share),
         num_workers=config.workers,
-        pin_memory=pin_memory,
+        pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # the loader draws a seed for its workers: not from the training's generator
     )
+
+
+class Shard(SegmentationDataset):
+    """One of the parts of a set: neighbors stay together, no picture is in two parts, none is left out."""
+
+    def __init__(self, dataset: SegmentationDataset, part: int, parts: int) -> None:
+        self.dataset, self.classes, self.palette = dataset, dataset.classes, dataset.palette
+        self.indices = range(len(dataset) * part // parts, len(dataset) * (part + 1) // parts)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        return self.dataset.name(self.indices[index])
+
+    def read(self, index: int) -> tuple[Any, ...]:
+        return self.dataset.read(self.indices[index])
+
+
+def check_shares(
+    config: TrainConfig, processes: int, train_set: SegmentationDataset, val_set: SegmentationDataset
+) -> None:
+    """Refuse a batch that cannot be split evenly, and more processes than there are pictures.
+
+    Raises:
+        ValueError: says which numbers are possible.
+    """
+    parts = processes * config.accumulate
+    if config.batch_size % parts:
+        below = config.batch_size // parts * parts
+        raise ValueError(
+            f"batch_size={config.batch_size} is the batch of all processes together, and cannot be split evenly into "
+            f"{processes} (processes) x {config.accumulate} (accumulate) parts: take "
+            + (f"{below} or {below + parts}" if below else f"{parts} or a multiple of it")
+        )
+    training = min(len(train_set), config.limit or len(train_set))
+    check_pictures(processes, training=training, validation=len(val_set))
+
+
+def check_pictures(processes: int, **pictures: int) -> None:
+    """Refuse more processes than pictures; `pictures` are their numbers by the name of their set."""
+    for name, count in pictures.items():
+        if count < processes and processes > 1:
+            raise ValueError(
+                f"{processes} processes and {count} {name} pictures: each process needs at least one; start at most "
+                f"{count} processes (--nproc_per_node)"
+            )
+
+
+def class_weights(config: TrainConfig, dataset: SegmentationDataset) -> Tensor | None:
+    """Return the weights [C] that the settings ask for, from the labels of the pictures that are trained on."""
+    if config.class_weights == "none":
+        return None
+    count = min(len(dataset), config.limit or len(dataset))
+    return median_frequency_weights((dataset.read(index)[1] for index in range(count)), len(dataset.classes))

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
+from deeplab_lesson.training.config import TrainConfig
+
 
 class Reporter:
     """Shows loss, learning rate, pictures a second and time left, and writes the numbers down.
@@ -73,6 +75,50 @@ class Reporter:
             for key, value in record.items():
                 if isinstance(value, float):
                     self.board.add_scalar(key, value, record["step"])
+
+
+def no_longer_finite(step: int, config: TrainConfig, *, saved: bool) -> ValueError:
+    """Return the error about a training that has left the numbers: where it did, what is left, what to try."""
+    return ValueError(
+        f"the loss or its gradient is not finite at step {step}; "
+        + (f"the checkpoint from before is whole in {config.out}" if saved else "nothing had been saved yet")
+        + f". Lower learning_rate (now {config.learning_rate}), add warmup_steps, or look for pictures and labels "
+        "that are not what they should be"
+    )
+
+
+class SilentReporter(Reporter):
+    """For the processes beside the first one: tells nothing, writes nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def tick(self) -> None:
+        pass
+
+    def restart_clock(self, step: int) -> None:
+        pass
+
+    def record(self, step: int, loss: float, learning_rate: float) -> None:
+        pass
+
+    def scores(self, step: int, scores: dict[str, Any]) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+
+def open_reporter(config: TrainConfig, first_step: int, *, silent: bool = False) -> Reporter:
+    """Return what reports about the run in `config.out` from its step `first_step`."""
+    if silent:
+        return SilentReporter()
+    return Reporter(config.out, first_step, config.steps, config.batch_size, tensorboard=config.tensorboard)
 
 
 def _whole_lines(path: Path) -> list[str]:

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from deeplab_lesson.data.datasets import SegmentationDataset
-from deeplab_lesson.data.transforms import TrainTransform
-from deeplab_lesson.losses import median_frequency_weights
+from deeplab_lesson.losses import count_valid_pixels
 from deeplab_lesson.models.base import SegmentationModel
 from deeplab_lesson.models.panoptic import PanopticDeepLab
+from deeplab_lesson.training import distributed
 from deeplab_lesson.training.checkpoint import BEST, LAST, STATE, load_state, save_checkpoint, save_state
 from deeplab_lesson.training.config import TrainConfig
-from deeplab_lesson.training.evaluation import Evaluation, evaluate
+from deeplab_lesson.training.evaluation import Evaluation
 from deeplab_lesson.training.hardware import choose_device, choose_precision, make_deterministic
 from deeplab_lesson.training.interrupt import Stopped, StopSwitch
-from deeplab_lesson.training.loader import training_batches
+from deeplab_lesson.training.loader import check_shares, class_weights, training_batches
 from deeplab_lesson.training.optim import build_optimizer, build_schedule, set_learning_rate
 from deeplab_lesson.training.records import description, resume_settings, setting_differences
-from deeplab_lesson.training.report import Reporter
+from deeplab_lesson.training.report import Reporter, no_longer_finite, open_reporter
 from deeplab_lesson.training.starting_model import starting_model
-from deeplab_lesson.training.step_loss import StepLoss
+from deeplab_lesson.training.step_loss import StepLoss, subsample
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,16 @@ def train(
     """Train a model as `config` says; model and data may be given instead of named.
 
     Ctrl-C and SIGTERM save before they stop. A run that was stopped or killed goes on with resume=True and, on
-    a CPU with the same number of threads, ends with the same weights bit for bit.
+    a CPU with the same number of threads, ends with the same weights bit for bit. Started by torchrun, it is one
+    training on all its processes (docs/distributed.md).
 
     Raises:
+        ConnectionError: another process of the training has died.
         ValueError: settings that make no sense, a folder that already holds a run, a loss that is not finite.
         FileNotFoundError: data or a run that is not there.
     """
-    return Trainer(config, model, train_set, val_set).run()
+    with distributed.joined_processes(config.device):
+        return Trainer(config, model, train_set, val_set).run()
 
 
 class Trainer:
@@ -71,18 +74,26 @@ class Trainer:
                 f"{self.out} already holds a training: go on with it (resume=True, --resume), or choose another "
                 "folder (out=..., --out)"
             )
-        self.train_set = config.open(config.train_split) if train_set is None else train_set
-        self.val_set = config.open(config.val_split) if val_set is None else val_set
-        self.device = choose_device(config.device)
+        self.accumulate = config.accumulate
+        self.device = distributed.own_device(choose_device(config.device))
         self.precision = choose_precision(config.precision, self.device)
         if config.deterministic:
             make_deterministic(self.device)
-        torch.manual_seed(config.seed)  # for the initial weights and for dropout
-        self.model = starting_model(config, self.train_set.classes, model)
+        with distributed.first_on_its_machine():  # it downloads what the others then find
+            self.train_set = config.open(config.train_split) if train_set is None else train_set
+            self.val_set = config.open(config.val_split) if val_set is None else val_set
+            torch.manual_seed(config.seed)  # for the initial weights and for dropout
+            self.model = starting_model(config, self.train_set.classes, model)
+        check_shares(config, distributed.world_size(), self.train_set, self.val_set)
+        if config.sync_batch_norm:
+            self.model = distributed.synchronize_batch_norm(self.model, self.device)
+        if (rank := distributed.rank()) > 0:
+            torch.manual_seed(config.seed + rank)  # dropout differs from part to part of a batch
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.class_weights = class_weights(config, self.train_set)
         self.loss = StepLoss(
             config.losses,
-            class_weights=self._class_weights(),
+            class_weights=None if self.class_weights is None else self.class_weights.to(self.device),
             label_stride=config.label_stride,
             auxiliary_weight=config.auxiliary_weight,
             center_sigma=config.center_sigma,
@@ -95,22 +106,25 @@ class Trainer:
         self.best_mean_iou = -1.0
         self.evaluation: Evaluation | None = None
         self.first_bad_step = torch.tensor(-1, device=self.device)
-        self.stop = StopSwitch()
+        self.stop = distributed.AgreedStop() if distributed.world_size() > 1 else StopSwitch()
         if config.resume:
             self._restore(load_state(self.out / STATE))
+        self.forward = distributed.data_parallel(
+            distributed.ModelWithLoss(self.model, self.loss, self.precision),
+            find_unused=config.auxiliary_weight == 0 or isinstance(self.model, PanopticDeepLab),
+        )
 
     def run(self) -> TrainResult:
         """Train to the end, or until Ctrl-C or SIGTERM; either way the state is saved."""
         config, losses = self.config, list[Tensor]()
-        transform = TrainTransform(config.crop, config.scale, config.flip, config.color_jitter)
-        batches = training_batches(
-            self.train_set, transform, config, first_step=self.step, pin_memory=self.device.type == "cuda"
-        )
-        reporter = Reporter(self.out, self.step, config.steps, config.batch_size, tensorboard=config.tensorboard)
+        share = (distributed.rank(), distributed.world_size())
+        batches = training_batches(self.train_set, config, self.device, first_step=self.step, share=share)
+        reporter = open_reporter(config, self.step, silent=distributed.rank() > 0)
         with reporter, self.stop:
             reporter.say(
                 f"{self.model.spec['name']}, {len(self.train_set.classes)} classes, {len(batches.dataset)} pictures, "  # type: ignore[arg-type]
                 f"{self.device}, {str(self.precision).removeprefix('torch.')}, step {self.step} of {config.steps}"
+                + (f", {share[1]} processes" if share[1] > 1 else "")
             )
             try:
                 self._maybe_evaluate(reporter)  # the run may have been stopped during an evaluation
@@ -135,67 +149,71 @@ class Trainer:
                 reporter.say(f"stopped by {kind} at step {self.step} of {config.steps}: saved in {self.out}")
         return TrainResult(self.model.eval(), self.evaluation, self.out, self.step == config.steps)
 
-    def _class_weights(self) -> Tensor | None:
-        """The weights that the settings ask for, from the labels of the pictures that are trained on."""
-        if self.config.class_weights == "none":
-            return None
-        count = min(len(self.train_set), self.config.limit or len(self.train_set))
-        labels = (self.train_set.read(index)[1] for index in range(count))
-        return median_frequency_weights(labels, len(self.train_set.classes)).to(self.device)
-
     def _update(self, images: Tensor, labels: Tensor, instances: Tensor | None = None) -> Tensor:
         """Take one step of the optimizer and return the loss, without waiting for the device."""
         self.model.train()
         set_learning_rate(self.optimizer, self.schedule(self.step))
-        images = images.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        labels = labels.to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            heads = self.model.forward_heads(images)
-        loss = self.loss(heads, labels, instances)  # in float32
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        valid_pixels, losses = self._valid_pixels(labels), list[Tensor]()
+        maps = [labels.to(self.device, non_blocking=True), *([] if instances is None else [instances])]
+        parts = list(zip(*(tensor.chunk(self.accumulate) for tensor in (images, *maps)), strict=True))
+        for number, (pictures, *targets) in enumerate(parts, start=1):
+            pictures = pictures.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+            with distributed.averaging(self.forward, on=number == len(parts)):
+                loss = self.forward(pictures, *targets, valid_pixels=valid_pixels) / self.accumulate  # in float32
+                self.scaler.scale(loss).backward()
+            losses.append(loss.detach())
+        loss = distributed.mean_over_processes(torch.stack(losses).sum())
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        bad = ~loss.detach().isfinite()
+        bad = ~loss.isfinite()
         if not self.scaler.is_enabled():  # float16's scaler meets overflows and skips those steps itself
             bad = bad | ~norm.isfinite()
         self.first_bad_step = torch.where(bad & (self.first_bad_step < 0), self.step + 1, self.first_bad_step)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return loss.detach()
+        return loss
+
+    def _valid_pixels(self, labels: Tensor) -> Tensor | None:
+        """What each part of a batch divides its sum over pixels by, so that the parts' mean is the batch's."""
+        if (parts := distributed.world_size() * self.accumulate) == 1:
+            return None
+        count = count_valid_pixels(subsample(labels, self.config.label_stride), self.class_weights)
+        if isinstance(self.stop, distributed.AgreedStop):
+            count = self.stop.exchange(count)
+        return (count / parts).float().to(self.device)
 
     def _check_finite(self) -> None:
         """Look once, for all steps since the last look, whether a loss was not finite."""
         if (step := int(self.first_bad_step)) >= 0:
-            saved = (self.out / STATE).exists()
-            raise ValueError(
-                f"the loss or its gradient is not finite at step {step}; "
-                + (f"the checkpoint from before is whole in {self.out}" if saved else "nothing had been saved yet")
-                + f". Lower learning_rate (now {self.config.learning_rate}), add warmup_steps, or look for "
-                "pictures and labels that are not what they should be"
-            )
+            raise no_longer_finite(step, self.config, saved=(self.out / STATE).exists())
 
     def _maybe_evaluate(self, reporter: Reporter) -> None:
         due = self.step % self.config.evaluate_every == 0 or self.step == self.config.steps
         if not due or self.scored_step == self.step:
             return
         self._check_finite()
-        self.evaluation = evaluate(self.model, self.val_set, progress=lambda pictures: self.stop.check())
+        self.evaluation = distributed.evaluate_together(self.model, self.val_set, self.stop)
         self.scored_step = self.step
         reporter.scores(self.step, self.evaluation.to_json())
         if self.evaluation.mean_iou > self.best_mean_iou:
             self.best_mean_iou = self.evaluation.mean_iou
-            save_checkpoint(
-                self.out / BEST, self.model, description(self.config, self.train_set, self.step, self.evaluation)
-            )
+            self._save_weights(BEST)
         self._save()
         reporter.restart_clock(self.step)
 
+    def _save_weights(self, name: str) -> None:
+        if distributed.rank() == 0:
+            about = description(self.config, self.train_set, self.step, self.evaluation)
+            save_checkpoint(self.out / name, self.model, about)
+
     def _save(self) -> None:
         self._check_finite()
-        save_checkpoint(
-            self.out / LAST, self.model, description(self.config, self.train_set, self.step, self.evaluation)
-        )
+        distributed.share_buffers(self.model)
+        random_states = distributed.random_states(self.device)  # of all processes
+        self._save_weights(LAST)
+        if distributed.rank() > 0:
+            return
         save_state(
             self.out / STATE,
             {
@@ -203,18 +221,20 @@ class Trainer:
                 "scored_step": self.scored_step,
                 "best_mean_iou": self.best_mean_iou,
                 "evaluation": json.dumps(self.evaluation and self.evaluation.to_json()),
-                "settings": resume_settings(self.config, self.model, self.train_set, self.device, self.precision),
+                "settings": self._settings(),
                 "model": self.model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": self.scaler.state_dict(),
-                "random_state": torch.get_rng_state(),
-                "cuda_random_states": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+                **random_states,
             },
         )
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _settings(self) -> dict[str, str]:
         settings = resume_settings(self.config, self.model, self.train_set, self.device, self.precision)
-        different = setting_differences(state["settings"], settings)
+        return settings | {"processes": str(distributed.world_size())}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        different = setting_differences({"processes": "1"} | state["settings"], self._settings())
         if different:
             raise ValueError(
                 f"the training in {self.out} has other settings: {'; '.join(different)}. Go on with the same "
@@ -223,9 +243,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["random_state"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state_all(state["cuda_random_states"])
+        distributed.set_random_states(state, self.device)
         self.step, self.scored_step = state["step"], state["scored_step"]
         self.best_mean_iou = state["best_mean_iou"]
         self.evaluation = Evaluation.from_json(json.loads(state["evaluation"]))
