@@ -144,12 +144,10 @@ def iterate(scores: Tensor, terms: Terms, iterations: int, compatibility: Tensor
     field, marginals = scores.clone(), torch.empty_like(scores)
     for _ in range(iterations):
         torch.softmax(field, -1, out=marginals)
-        if penalties is None:
-            field.copy_(scores)
-        else:
-            field.zero_()
+        sum_so_far = scores if penalties is None else field.zero_()
         for weight, kernel in terms:
-            kernel.add_to(field, marginals, weight)
+            kernel.add_to(sum_so_far, marginals, weight, out=field)
+            sum_so_far = field
         if penalties is not None:
             field = scores - field @ penalties
     return field

@@ -17,6 +17,9 @@ from deeplab_lesson.crf.checks import check_normalization
 from deeplab_lesson.crf.lattice import PermutohedralLattice
 from deeplab_lesson.crf.parameters import CRFParameters
 
+CUT = 4  # standard deviations; what is left out weighs 6e-5
+ROWS_AT_ONCE = 64  # of an image, so that what is between two convolutions stays in the cache
+
 
 class Kernel:
     """A linear operator on values [N, H, W, C]."""
@@ -25,14 +28,10 @@ class Kernel:
         """Return K values, differentiable in the values."""
         raise NotImplementedError
 
-    def add_to(self, out: Tensor, values: Tensor, factor: Tensor) -> None:
-        """Add factor K values to `out` in place, for inference: without a gradient, and where it can, without
-        a large table of its own."""
-        out.addcmul_(self(values), factor)
-
-
-CUT = 4  # standard deviations; what is left out weighs 6e-5
-ROWS_AT_ONCE = 64  # of an image, so that what is between two convolutions stays in the cache
+    def add_to(self, base: Tensor, values: Tensor, factor: Tensor, out: Tensor) -> None:
+        """Write base + factor K values into `out` (which may be `base`), for inference: without a gradient, and
+        where the kernel can, without a large table of its own."""
+        torch.addcmul(base, self(values), factor, out=out)
 
 
 def position_features(height: int, width: int, like: Tensor) -> Tensor:
@@ -84,15 +83,16 @@ class SmoothnessConvolution(Kernel):
         return F.conv1d(ones, self.taps.view(1, 1, -1), padding=self.radius)[0, 0]
 
     def __call__(self, values: Tensor) -> Tensor:
-        return self._rows(values, 0, values.shape[1])
+        return self._rows(values, 0, values.shape[1]) * self.after
 
-    def add_to(self, out: Tensor, values: Tensor, factor: Tensor) -> None:
+    def add_to(self, base: Tensor, values: Tensor, factor: Tensor, out: Tensor) -> None:
         for first in range(0, values.shape[1], ROWS_AT_ONCE):
             last = min(first + ROWS_AT_ONCE, values.shape[1])
-            out[:, first:last].addcmul_(self._rows(values, first, last), factor)
+            scale = factor * self.after[first:last]
+            torch.addcmul(base[:, first:last], self._rows(values, first, last), scale, out=out[:, first:last])
 
     def _rows(self, values: Tensor, first: int, last: int) -> Tensor:
-        """Return the rows from `first` up to `last` of K values."""
+        """Return the rows from `first` up to `last` of what `after` still has to scale."""
         height, classes, r = values.shape[1], values.shape[-1], self.radius
         seen = slice(max(0, first - r), min(height, last + r))
         x = values[:, seen] if self.before is None else values[:, seen] * self.before[seen]
@@ -101,7 +101,7 @@ class SmoothnessConvolution(Kernel):
         x = x.permute(0, 3, 1, 2)  # [N, C, rows, W] in channels-last order: a view, not a copy
         x = F.conv2d(x, self.taps.view(1, 1, -1, 1).repeat(classes, 1, 1, 1), groups=classes)
         x = F.conv2d(x, self.taps.view(1, 1, 1, -1).repeat(classes, 1, 1, 1), padding=(0, r), groups=classes)
-        return x.permute(0, 2, 3, 1) * self.after[first:last]
+        return x.permute(0, 2, 3, 1)
 
 
 class SparseKernel(Kernel):
@@ -117,8 +117,9 @@ class SparseKernel(Kernel):
     def __call__(self, values: Tensor) -> Tensor:
         return self.operator(values.reshape(-1, values.shape[-1])).view_as(values)
 
-    def add_to(self, out: Tensor, values: Tensor, factor: Tensor) -> None:
-        self.operator.add_to(out.view(-1, out.shape[-1]), values.view(-1, values.shape[-1]), factor)
+    def add_to(self, base: Tensor, values: Tensor, factor: Tensor, out: Tensor) -> None:
+        flat = [tensor.view(-1, tensor.shape[-1]) for tensor in (base, values, out)]
+        self.operator.add_to(flat[0], flat[1], factor, flat[2])
 
 
 class ExactKernel(Kernel):

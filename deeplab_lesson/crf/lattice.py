@@ -79,10 +79,12 @@ def enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rank = (rank + wrap * (d + 1)).long()
     nearest = nearest + wrap
     part = (elevated - nearest * (d + 1)) * (1 / (d + 1))
-    weights = features.new_zeros(d + 2, points)
-    weights.scatter_add_(0, d - rank, part).scatter_add_(0, d + 1 - rank, -part)
-    weights[0] += 1 + weights[d + 1]
-    return nearest.long() * (d + 1), rank, weights[: d + 1].T.contiguous()
+    falling = torch.empty_like(part).scatter_(0, rank, part)  # by rank: the largest first
+    weights = features.new_empty(points, d + 1)
+    weights[:, 0] = 1 + falling[d] - falling[0]
+    for remainder in range(1, d + 1):
+        weights[:, remainder] = falling[d - remainder] - falling[d + 1 - remainder]
+    return nearest.long() * (d + 1), rank, weights
 
 
 def _corner_keys(base: Tensor, rank: Tensor, group: Tensor | None) -> tuple[list[int], Tensor]:

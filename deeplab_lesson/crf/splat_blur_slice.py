@@ -29,13 +29,13 @@ class WeightedRows:
     def __call__(self, table: Tensor) -> Tensor:
         return F.embedding_bag(self.index, table, self.start, mode="sum", per_sample_weights=self.weight)
 
-    def add_to(self, out: Tensor, table: Tensor, factor: Tensor) -> None:
-        """Add factor times the product to `out`, some rows at a time: a block stays in the cache until it is added.
+    def add_to(self, base: Tensor, table: Tensor, factor: Tensor, out: Tensor) -> None:
+        """Write base + factor times the product into `out`, some rows at a time: a block stays in the cache.
 
         A fresh table of the whole result would cost a page fault every 4 KB, more than the product itself.
         """
         for rows, block in self._blocks:
-            out[rows].addcmul_(block(table), factor)
+            torch.addcmul(base[rows], block(table), factor, out=out[rows])
 
     @functools.cached_property
     def _blocks(self) -> list[tuple[slice, WeightedRows]]:
@@ -109,9 +109,9 @@ class SplatBlurSlice:
         result: Tensor = _Filter.apply(values, self)  # type: ignore[no-untyped-call]
         return result
 
-    def add_to(self, out: Tensor, values: Tensor, factor: Tensor) -> None:
-        """Add factor K values to `out`, without a gradient."""
-        self._slice.add_to(out, self._splat_and_blur(values), factor)
+    def add_to(self, base: Tensor, values: Tensor, factor: Tensor, out: Tensor) -> None:
+        """Write base + factor K values into `out`, without a gradient."""
+        self._slice.add_to(base, self._splat_and_blur(values), factor, out)
 
     def _splat_and_blur(self, values: Tensor) -> Tensor:
         values = self._splat(values)
