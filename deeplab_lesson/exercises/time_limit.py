@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import io
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -58,6 +59,7 @@ def run_within(seconds: float, work: Callable[[Printed], T]) -> T:
     printed = Printed()
 
     def run() -> None:
+        sys.settrace(None)  # stopped inside the lock of a coverage tool's tracer, the thread would keep it for ever
         try:
             returned.append(work(printed))
         except BaseException as error:
