@@ -4,9 +4,7 @@ import torch
 from torch import Tensor
 
 from deeplab_lesson.crf.checks import check_normalization
-from deeplab_lesson.crf.splat_blur_slice import SplatBlurSlice
-
-MOST_KEY_BITS = 62  # of an int64
+from deeplab_lesson.crf.splat_blur_slice import SplatBlurSlice, number_cells
 
 
 class BilateralGrid(SplatBlurSlice):
@@ -23,19 +21,10 @@ class BilateralGrid(SplatBlurSlice):
 
     def __init__(self, features: Tensor, group: Tensor | None = None, *, normalization: str = "symmetric") -> None:
         check_normalization(normalization)
-        cells = torch.round(features / (6 / 7) ** 0.5).long()  # [P, d]
-        cells = cells - cells.amin(0) + 1
-        span = cells.amax(0) + 2  # an empty cell on either side, so that no blur runs into the next row
-        groups = 1 if group is None else int(group.max()) + 1
-        if float(span.double().log2().sum()) + groups.bit_length() > MOST_KEY_BITS:
-            raise ValueError(
-                f"the features spread over {span.tolist()} cells, too many to number: take a larger sigma "
-                "(those of colors are in units of 0 to 255)"
-            )
-        strides = torch.cat([torch.ones_like(span[:1]), span[:-1].cumprod(0)])
-        keys = (cells * strides).sum(1)
-        if group is not None:
-            keys = keys + group * (strides[-1] * span[-1])
+        cells = torch.round(features.T / (6 / 7) ** 0.5).long()  # [d, P]
+        cells = cells - cells.amin(1, keepdim=True) + 1
+        span = cells.amax(1) + 2  # an empty cell on either side, so that no blur runs into the next row
+        strides, keys = number_cells(cells, span, group)
         steps = [int(stride) for stride in strides for _ in range(2)]
         ones = features.new_ones(len(keys), 1)
         super().__init__(keys[:, None], ones, steps, center=0.5, side=0.25, normalization=normalization)

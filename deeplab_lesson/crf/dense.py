@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from deeplab_lesson.crf.checks import check_compatibility, check_inputs
-from deeplab_lesson.crf.kernels import ExactKernel, Kernel, build_kernels, labels_last, position_features
+from deeplab_lesson.crf.kernels import ExactKernel, Kernel, build_kernels, kernel_features, labels_last
 from deeplab_lesson.crf.parameters import CRFParameters, read_parameters
 
 MOST_EXACT_PIXELS = 20_000
@@ -65,16 +65,10 @@ def exact_mean_field(
             "with their square; use mean_field, a smaller image, or max_pixels=..."
         )
     scores = labels_last(logits)
-    positions = position_features(height, width, scores)
-    colors = images.permute(0, 2, 3, 1).to(scores)
-    near = positions / settings.appearance_sigma_xy
-    appearance = torch.cat([near.expand(len(images), -1, -1, -1), colors / settings.appearance_sigma_rgb], -1)
-    smoothness = (positions / settings.smoothness_sigma_xy).expand(len(images), -1, -1, -1)
+    weights = (settings.appearance_weight, settings.smoothness_weight)
     with torch.autocast(logits.device.type, enabled=False):
-        terms = [
-            (scores.new_tensor(settings.appearance_weight), ExactKernel(appearance, settings.normalization)),
-            (scores.new_tensor(settings.smoothness_weight), ExactKernel(smoothness, settings.normalization)),
-        ]
+        kernels = [ExactKernel(points, settings.normalization) for points in kernel_features(scores, images, settings)]
+        terms = [(scores.new_tensor(weight), kernel) for weight, kernel in zip(weights, kernels, strict=True)]
         field = iterate(scores, terms, settings.iterations, settings.compatibility)
     return labels_first(field, torch.softmax).to(logits.dtype)
 

@@ -46,12 +46,19 @@ def labels_last(logits: Tensor) -> Tensor:
     return logits.permute(0, 2, 3, 1).to(torch.promote_types(logits.dtype, torch.float32)).contiguous()
 
 
-def build_kernels(scores: Tensor, images: Tensor, settings: CRFParameters) -> tuple[Kernel, Kernel]:
-    """Build the appearance and the smoothness kernel for scores [N, H, W, C] and images [N, channels, H, W]."""
+def kernel_features(scores: Tensor, images: Tensor, settings: CRFParameters) -> tuple[Tensor, Tensor]:
+    """Return what the appearance kernel [N, H, W, 2 + channels] and the smoothness kernel [N, H, W, 2] compare, in
+    units of sigma, for scores [N, H, W, C] and images [N, channels, H, W]."""
     count, height, width = scores.shape[:3]
     positions = position_features(height, width, scores).expand(count, -1, -1, -1)
     colors = images.permute(0, 2, 3, 1).to(scores) / settings.appearance_sigma_rgb
-    features = torch.cat([positions / settings.appearance_sigma_xy, colors], -1)
+    appearance = torch.cat([positions / settings.appearance_sigma_xy, colors], -1)
+    return appearance, positions / settings.smoothness_sigma_xy
+
+
+def build_kernels(scores: Tensor, images: Tensor, settings: CRFParameters) -> tuple[Kernel, Kernel]:
+    """Build the appearance and the smoothness kernel for scores [N, H, W, C] and images [N, channels, H, W]."""
+    features, near = kernel_features(scores, images, settings)
     appearance: dict[str, Callable[[Tensor, str], Kernel]] = {
         "lattice": functools.partial(SparseKernel, PermutohedralLattice),
         "grid": functools.partial(SparseKernel, BilateralGrid),
@@ -60,9 +67,9 @@ def build_kernels(scores: Tensor, images: Tensor, settings: CRFParameters) -> tu
     }
     smoothness: Kernel
     if settings.smoothness == "exact":
+        height, width = scores.shape[1:3]
         smoothness = SmoothnessConvolution(height, width, settings.smoothness_sigma_xy, scores, settings.normalization)
     else:
-        near = positions / settings.smoothness_sigma_xy
         smoothness = SparseKernel(PermutohedralLattice, near, settings.normalization)
     return appearance[settings.appearance](features, settings.normalization), smoothness
 

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from deeplab_lesson.crf.checks import check_normalization
-from deeplab_lesson.crf.splat_blur_slice import SplatBlurSlice
-
-MOST_KEY_BITS = 62  # of an int64
+from deeplab_lesson.crf.splat_blur_slice import SplatBlurSlice, number_cells
 
 
 class PermutohedralLattice(SplatBlurSlice):
@@ -98,17 +96,7 @@ def _corner_keys(base: Tensor, rank: Tensor, group: Tensor | None) -> tuple[list
     base, rank = base[:d], rank[:d]
     low = base.amin(1) - 2 * (d + 1)  # room for the neighbors of all corners
     span = base.amax(1) - low + 3 * (d + 1)
-    groups = 1 if group is None else int(group.max()) + 1
-    bits = float(span.double().log2().sum()) + groups.bit_length()
-    if not bits <= MOST_KEY_BITS:
-        raise ValueError(
-            f"numbering this lattice takes {bits:.0f} bits, and a number has {MOST_KEY_BITS}: the features spread "
-            f"over {span.tolist()} cells; take a larger sigma (those of colors are in units of 0 to 255)"
-        )
-    stride = torch.cat([torch.ones_like(span[:1]), span[:-1].cumprod(0)])
-    first = ((base - low[:, None]) * stride[:, None]).sum(0)  # [P]
-    if group is not None:
-        first = first + group * (stride[-1] * span[-1])
+    stride, first = number_cells(base - low[:, None], span, group)  # [d], [P]
     # From a corner to the next every coordinate rises by 1, and one of them, in order of rank, also falls by d + 1.
     falls = first.new_zeros(d + 2, len(first)).scatter_add_(0, d + 1 - rank, stride[:, None].expand_as(rank))
     remainder = torch.arange(d + 1, device=first.device)[:, None]

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 BLOCK = 8192  # rows
+MOST_KEY_BITS = 62  # of an int64
 TINY = 1e-20  # pydensecrf's guard against a row sum of zero
 
 
@@ -143,6 +144,33 @@ class _Filter(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.kernel._filter_transposed(gradient.contiguous()), None
+
+
+def number_cells(cells: Tensor, span: Tensor, group: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Number cells by an integer whose digits are their coordinates, with the group as the highest digit.
+
+    Args:
+        cells: int64 [d, P], each coordinate from 0 to below its span.
+        span: int64 [d].
+        group: int64 [P], or None for one group.
+
+    Returns:
+        strides: int64 [d], what one step of each coordinate adds to the number.
+        keys: int64 [P].
+
+    Raises:
+        ValueError: more cells than an integer can number.
+    """
+    groups = 1 if group is None else int(group.max()) + 1
+    bits = float(span.double().log2().sum()) + groups.bit_length()
+    if not bits <= MOST_KEY_BITS:
+        raise ValueError(
+            f"numbering the cells takes {bits:.0f} bits, and a number has {MOST_KEY_BITS}: the features spread over "
+            f"{span.tolist()} cells; take a larger sigma (those of colors are in units of 0 to 255)"
+        )
+    strides = torch.cat([torch.ones_like(span[:1]), span[:-1].cumprod(0)])
+    keys = (cells * strides[:, None]).sum(0)
+    return strides, keys if group is None else keys + group * (strides[-1] * span[-1])
 
 
 def blur_rows(cells: Tensor, step: int, center: float, side: float, dtype: torch.dtype) -> WeightedRows:

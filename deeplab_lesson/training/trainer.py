@@ -74,7 +74,6 @@ class Trainer:
                 f"{self.out} already holds a training: go on with it (resume=True, --resume), or choose another "
                 "folder (out=..., --out)"
             )
-        self.accumulate = config.accumulate
         self.device = distributed.own_device(choose_device(config.device))
         self.precision = choose_precision(config.precision, self.device)
         if config.deterministic:
@@ -156,11 +155,13 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         valid_pixels, losses = self._valid_pixels(labels), list[Tensor]()
         maps = [labels.to(self.device, non_blocking=True), *([] if instances is None else [instances])]
-        parts = list(zip(*(tensor.chunk(self.accumulate) for tensor in (images, *maps)), strict=True))
+        parts = list(zip(*(tensor.chunk(self.config.accumulate) for tensor in (images, *maps)), strict=True))
         for number, (pictures, *targets) in enumerate(parts, start=1):
             pictures = pictures.to(self.device, memory_format=torch.channels_last, non_blocking=True)
             with distributed.averaging(self.forward, on=number == len(parts)):
-                loss = self.forward(pictures, *targets, valid_pixels=valid_pixels) / self.accumulate  # in float32
+                loss = (
+                    self.forward(pictures, *targets, valid_pixels=valid_pixels) / self.config.accumulate
+                )  # in float32
                 self.scaler.scale(loss).backward()
             losses.append(loss.detach())
         loss = distributed.mean_over_processes(torch.stack(losses).sum())
@@ -176,7 +177,7 @@ class Trainer:
 
     def _valid_pixels(self, labels: Tensor) -> Tensor | None:
         """What each part of a batch divides its sum over pixels by, so that the parts' mean is the batch's."""
-        if (parts := distributed.world_size() * self.accumulate) == 1:
+        if (parts := distributed.world_size() * self.config.accumulate) == 1:
             return None
         count = count_valid_pixels(subsample(labels, self.config.label_stride), self.class_weights)
         if isinstance(self.stop, distributed.AgreedStop):
