@@ -1,6 +1,7 @@
 """Small data and a small checkpoint that several tests read. They are made once: who changes them takes a copy."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,15 @@ SIZE = (48, 64)  # height and width differ, so that swapping them is noticed
 
 def small_scenes(split: str) -> Scenes:
     return Scenes(split, SIZE, length=4 if split == "train" else 2)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For what must be the same bit for bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

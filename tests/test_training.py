@@ -36,13 +36,7 @@ from deeplab_lesson.training.hardware import choose_device, choose_precision
 from deeplab_lesson.training.loader import BatchStream, RandomViews
 from deeplab_lesson.training.presets import PRESETS
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
