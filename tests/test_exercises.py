@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
@@ -415,10 +416,9 @@ def loops_and_catches(kernel_size: int, rate: int) -> int:
 
 
 @pytest.mark.parametrize("function", [loops, loops_and_prints, loops_and_catches])
-def test_an_endless_loop_is_stopped(function: Callable[..., int]) -> None:
-    begin = time.monotonic()
+def test_an_endless_loop_is_stopped(function: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time_limit, "GRACE", 60)  # however loaded the machine
     problem = find_problem(EXERCISES["atrous.effective_kernel"], function, seconds=0.3)
-    assert time.monotonic() - begin < 5
     assert problem is not None
     assert re.fullmatch(
         r"for kernel_size=\d, rate=\d your function does not return within 0.3 seconds: does a loop never end\?",
@@ -427,8 +427,20 @@ def test_an_endless_loop_is_stopped(function: Callable[..., int]) -> None:
 
 
 def test_a_call_into_c_is_left_behind_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, end = threading.Lock(), threading.Lock()
+    begun.acquire()
+    end.acquire()
+
+    def waits_in_c(kernel_size: int, rate: int) -> None:
+        begun.release()
+        end.acquire()
+
     monkeypatch.setattr(time_limit, "GRACE", 0.1)
-    problem = find_problem(EXERCISES["atrous.effective_kernel"], lambda k, r: time.sleep(4), seconds=1)
+    monkeypatch.setattr(time_limit, "_wait", lambda done, seconds: not begun.acquire())  # however loaded the machine
+    try:
+        problem = find_problem(EXERCISES["atrous.effective_kernel"], waits_in_c, seconds=1)
+    finally:
+        end.release()
     assert problem is not None
     assert "it could not be stopped and still runs: restart the notebook's kernel" in problem
 
