@@ -359,12 +359,13 @@ def test_rows_sum_to_one_after_and_the_whole_keeps_its_sum_nearly_when_symmetric
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_points_of_different_groups_do_not_see_each_other(operator, normalization):
+@pytest.mark.parametrize("apart", [1, 2**13, 2**20, 2**30])  # the cells' numbers take 32 bits, and 64
+def test_points_of_different_groups_do_not_see_each_other(apart, operator, normalization):
     generator = torch.Generator().manual_seed(0)
     points = torch.rand(90, 4, generator=generator, dtype=torch.float64)
     values = torch.rand(90, 2, generator=generator, dtype=torch.float64)
     group = torch.arange(90) % 3
-    together = operator(4 * points, group, normalization=normalization)(values)
+    together = operator(4 * points, apart * group, normalization=normalization)(values)
     for number in range(3):
         mine = group == number
         alone = operator(4 * points[mine], normalization=normalization)(values[mine])

@@ -340,7 +340,7 @@ def test_an_unknown_kernel_is_refused():
         mean_field(logits, image, appearance="attention")
 
 
-@pytest.mark.parametrize(("appearance", "sigma"), [("lattice", 0.05), ("grid", 0.0001)])
+@pytest.mark.parametrize(("appearance", "sigma"), [("lattice", 0.005), ("grid", 0.0001)])
 def test_a_sigma_so_small_that_the_cells_cannot_be_numbered_is_refused(appearance, sigma):
     logits, image = noise(0, height=24, width=33)
     image[0, :, 0, 0], image[0, :, 0, 1] = 0, 255

@@ -25,6 +25,9 @@ class BilateralGrid(SplatBlurSlice):
         cells = cells - cells.amin(1, keepdim=True) + 1
         span = cells.amax(1) + 2  # an empty cell on either side, so that no blur runs into the next row
         strides, keys = number_cells(cells, span, group)
-        steps = [int(stride) for stride in strides for _ in range(2)]
         ones = features.new_ones(len(keys), 1)
-        super().__init__(keys[:, None], ones, steps, center=0.5, side=0.25, normalization=normalization)
+
+        def neighbors(numbers: Tensor) -> list[Tensor]:
+            return [numbers + stride for stride in strides for _ in range(2)]
+
+        super().__init__(keys[:, None], ones, neighbors, center=0.5, side=0.25, normalization=normalization)

@@ -8,6 +8,8 @@ the same corners.
 Source: Adams, Baek, Davis 2010, "Fast High-Dimensional Filtering Using the Permutohedral Lattice".
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -34,11 +36,18 @@ class PermutohedralLattice(SplatBlurSlice):
 
     def __init__(self, features: Tensor, group: Tensor | None = None, *, normalization: str = "symmetric") -> None:
         check_normalization(normalization)
-        base, rank, weights = enclosing_simplex(features)
-        strides, keys = _corner_keys(base, rank, group)
-        # Along each of the d + 1 directions one coordinate rises by d, and the others fall by 1.
-        steps = [(features.shape[1] + 1) * stride - sum(strides) for stride in (*strides, 0)]
-        super().__init__(keys, weights, steps, center=1, side=0.5, normalization=normalization)
+        nearest, rank, weights = enclosing_simplex(features)
+        strides, keys = _corner_keys(nearest, rank, group)
+        d = features.shape[1]
+
+        def neighbors(cells: Tensor) -> Iterator[Tensor]:
+            """Along each of d + 1 directions one coordinate rises by d and the others fall by 1: from remainder 0 that
+            borrows d + 1 of each of the others, and from any other remainder it gives d + 1 to the one."""
+            from_zero = cells % (d + 1) == 0
+            for stride in (*strides, 0):
+                yield cells + torch.where(from_zero, d + stride - sum(strides), stride - 1).to(cells.dtype)
+
+        super().__init__(keys, weights, neighbors, center=1, side=0.5, normalization=normalization)
 
 
 def enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,7 +61,7 @@ def enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features: float [P, d].
 
     Returns:
-        base: int64 [d + 1, P], the corner of remainder 0.
+        nearest: int64 [d + 1, P], the corner of remainder 0, divided by d + 1.
         rank: int64 [d + 1, P], 0 for the coordinate with the largest residual.
         weights: float [P, d + 1], barycentric: each row sums to 1; column r is for the corner of remainder r.
     """
@@ -82,23 +91,25 @@ def enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     weights[:, 0] = 1 + falling[d] - falling[0]
     for remainder in range(1, d + 1):
         weights[:, remainder] = falling[d - remainder] - falling[d + 1 - remainder]
-    return nearest.long() * (d + 1), rank, weights
+    return nearest.long(), rank, weights
 
 
-def _corner_keys(base: Tensor, rank: Tensor, group: Tensor | None) -> tuple[list[int], Tensor]:
-    """Number the corners: d coordinates (the last is implied) as the digits of one integer.
+def _corner_keys(nearest: Tensor, rank: Tensor, group: Tensor | None) -> tuple[list[int], Tensor]:
+    """Number the corners by the digits of one integer: the remainder, and d coordinates (the last is implied), of
+    which the remainder is taken off and the rest divided by d + 1.
 
     Returns:
-        strides: d numbers, what one step of each coordinate adds.
-        keys: int64 [P, d + 1], by remainder.
+        strides: d numbers, what d + 1 more of each coordinate adds.
+        keys: int [P, d + 1], by remainder.
     """
-    d = len(base) - 1
-    base, rank = base[:d], rank[:d]
-    low = base.amin(1) - 2 * (d + 1)  # room for the neighbors of all corners
-    span = base.amax(1) - low + 3 * (d + 1)
-    stride, first = number_cells(base - low[:, None], span, group)  # [d], [P]
-    # From a corner to the next every coordinate rises by 1, and one of them, in order of rank, also falls by d + 1.
-    falls = first.new_zeros(d + 2, len(first)).scatter_add_(0, d + 1 - rank, stride[:, None].expand_as(rank))
-    remainder = torch.arange(d + 1, device=first.device)[:, None]
-    keys = first + remainder * stride.sum() - (d + 1) * falls[: d + 1].cumsum(0)  # [d + 1, P]
-    return [int(value) for value in stride], keys.T.contiguous()
+    d = len(nearest) - 1
+    nearest, rank = nearest[:d], rank[:d]
+    low = nearest.amin(1) - 2  # a corner may lie one below, and a neighbor of it one more, or one above
+    span = nearest.amax(1) - low + 2
+    strides, first = number_cells(nearest - low[:, None], span, group, lowest=d + 1)
+    # From a corner to the next the remainder rises by 1, and one coordinate, in order of rank, falls by d + 1.
+    added = first.new_tensor(strides)[:, None].expand_as(rank)
+    falls = first.new_zeros(d + 2, len(first)).scatter_add_(0, d + 1 - rank, added)
+    remainder = torch.arange(d + 1, device=first.device, dtype=first.dtype)[:, None]
+    keys = first + remainder - falls[: d + 1].cumsum(0, dtype=first.dtype)  # [d + 1, P]
+    return strides, keys.T.contiguous()

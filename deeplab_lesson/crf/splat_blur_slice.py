@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+import math
+import operator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch.nn import functional as F
 
 BLOCK = 8192  # rows
 MOST_KEY_BITS = 62  # of an int64
+Neighbors = Callable[[Tensor], Iterable[Tensor]]
 TINY = 1e-20  # pydensecrf's guard against a row sum of zero
 
 
@@ -57,9 +60,9 @@ class SplatBlurSlice:
     found by rounding.
 
     Args:
-        keys: int64 [P, J], the numbers of the J cells that each point touches.
+        keys: int [P, J], the numbers of the J cells that each point touches.
         weights: float [P, J], by how much.
-        steps: the direction of each blur, as a difference of cell numbers.
+        neighbors: for each blur, from the numbers of cells to those of their neighbors.
         center, side: the weights of a blur, [side, center, side].
         normalization: "symmetric" or "after".
 
@@ -71,7 +74,7 @@ class SplatBlurSlice:
         self,
         keys: Tensor,
         weights: Tensor,
-        steps: Sequence[int],
+        neighbors: Neighbors,
         *,
         center: float,
         side: float,
@@ -79,18 +82,20 @@ class SplatBlurSlice:
     ) -> None:
         points, touched = keys.shape
         sorted_keys, order = keys.view(-1).sort()
-        weights = weights.view(-1)
         is_first = torch.ones_like(sorted_keys, dtype=torch.bool)
         is_first[1:] = sorted_keys[1:] != sorted_keys[:-1]
         start = is_first.nonzero()[:, 0]
         cells = sorted_keys[start]  # [M], rising
         self.size = len(cells)
         cell_of = torch.empty_like(order, dtype=torch.int32)
-        cell_of[order] = is_first.cumsum(0, dtype=torch.int32) - 1
+        cell_of.scatter_(0, order, is_first.cumsum(0, dtype=torch.int32) - 1)
+        # One row more than cells, of nothing: a table with a zero for each neighbor that is missing.
+        ends = F.pad(start, (0, 1), value=points * touched).int()
+        point_of = order.int() // touched
         first = torch.arange(0, points * touched, touched, dtype=torch.int32, device=keys.device)
-        self._splat = WeightedRows((order // touched).int(), start.int(), weights[order])
-        self._blur = [blur_rows(cells, step, center, side, weights.dtype) for step in steps]
-        self._slice = WeightedRows(cell_of, first, weights.clone())
+        self._splat = WeightedRows(point_of, ends, weights.view(-1).index_select(0, order))
+        self._blur = _blurs(cells, neighbors, center, side, weights.dtype)
+        self._slice = WeightedRows(cell_of, first, weights.view(-1).clone())
         self._after: Tensor | None = None  # [P, 1], 1 / D where only the rows are normalized
         self._normalize(normalization)
 
@@ -100,7 +105,7 @@ class SplatBlurSlice:
         scale = 1 / (self._filter(ones) + TINY)  # [P, 1]
         if normalization == "symmetric":
             scale = scale.sqrt()
-            self._splat.weight *= scale[self._splat.index, 0]
+            self._splat.weight *= scale[:, 0].index_select(0, self._splat.index)
         else:
             self._after = scale
         self._slice.weight.view(len(scale), -1).mul_(scale)
@@ -146,54 +151,52 @@ class _Filter(torch.autograd.Function):
         return ctx.kernel._filter_transposed(gradient.contiguous()), None
 
 
-def number_cells(cells: Tensor, span: Tensor, group: Tensor | None) -> tuple[Tensor, Tensor]:
+def number_cells(cells: Tensor, span: Tensor, group: Tensor | None, lowest: int = 1) -> tuple[list[int], Tensor]:
     """Number cells by an integer whose digits are their coordinates, with the group as the highest digit.
 
     Args:
         cells: int64 [d, P], each coordinate from 0 to below its span.
         span: int64 [d].
         group: int64 [P], or None for one group.
+        lowest: what one step of the first coordinate adds; the caller has smaller numbers to add.
 
     Returns:
-        strides: int64 [d], what one step of each coordinate adds to the number.
-        keys: int64 [P].
+        strides: d numbers, what one step of each coordinate adds.
+        keys: [P], int32 if that holds all numbers (they are sorted in half the time), else int64.
 
     Raises:
         ValueError: more cells than an integer can number.
     """
     groups = 1 if group is None else int(group.max()) + 1
-    bits = float(span.double().log2().sum()) + groups.bit_length()
+    bits = float(span.double().log2().sum()) + math.log2(groups * lowest)
     if not bits <= MOST_KEY_BITS:
         raise ValueError(
             f"numbering the cells takes {bits:.0f} bits, and a number has {MOST_KEY_BITS}: the features spread over "
             f"{span.tolist()} cells; take a larger sigma (those of colors are in units of 0 to 255)"
         )
-    strides = torch.cat([torch.ones_like(span[:1]), span[:-1].cumprod(0)])
-    keys = (cells * strides[:, None]).sum(0)
-    return strides, keys if group is None else keys + group * (strides[-1] * span[-1])
+    *strides, whole = itertools.accumulate(span.tolist(), operator.mul, initial=lowest)
+    kind = torch.int32 if whole * groups < 2**31 else torch.int64
+    keys = torch.zeros_like(cells[0], dtype=kind) if group is None else (group * whole).to(kind)
+    for coordinate, stride in zip(cells, strides, strict=True):
+        keys += coordinate.to(kind) * stride
+    return strides, keys
 
 
-def blur_rows(cells: Tensor, step: int, center: float, side: float, dtype: torch.dtype) -> WeightedRows:
-    """Build [side, center, side] along one direction. A cell that nothing touches is left out.
+def _blurs(cells: Tensor, neighbors: Neighbors, center: float, side: float, dtype: torch.dtype) -> list[WeightedRows]:
+    """Build [side, center, side] along each direction, for tables of M + 1 rows whose last one is zero and stays so.
 
     Args:
-        cells: int64 [M], numbers of the cells, rising.
-        step: from a cell's number to its neighbor's.
+        cells: int [M], numbers of the cells, rising.
     """
     size, device = len(cells), cells.device
-    here = torch.arange(size, device=device, dtype=torch.int32)
-    wanted = cells + step
-    found = torch.searchsorted(cells, wanted, out_int32=True).clamp_(max=size - 1)
-    has_next = cells[found] == wanted
-    neighbor = found[has_next]
-    has_previous = torch.zeros_like(has_next)
-    has_previous[neighbor] = True
-    end = (1 + has_next.int() + has_previous.int()).cumsum(0, dtype=torch.int32)
-    start = F.pad(end[:-1], (1, 0))
-    index = here.new_empty(int(end[-1]))
-    weight = torch.full(index.shape, side, dtype=dtype, device=device)
-    weight[start] = center
-    index[start] = here
-    index[start[has_next] + 1] = neighbor
-    index[end[has_previous] - 1] = here[has_next]  # numbers rise, so both lists are in one order
-    return WeightedRows(index, start, weight)
+    here = torch.arange(size + 1, device=device, dtype=torch.int32)
+    start = torch.arange(0, 3 * size + 1, 3, device=device, dtype=torch.int32)  # the last row adds up nothing
+    weight = torch.tensor([center, side, side], dtype=dtype, device=device).repeat(size)
+    blurs = []
+    for wanted in neighbors(cells):
+        found = torch.searchsorted(cells, wanted).clamp_(max=size - 1)
+        following = found.masked_fill_(cells.index_select(0, found) != wanted, size)
+        preceding = torch.full_like(here, size).scatter_(0, following, here[:size])
+        index = torch.stack([here[:size], following.int(), preceding[:size]], 1)
+        blurs.append(WeightedRows(index.view(-1), start, weight))
+    return blurs
