@@ -121,6 +121,18 @@ def test_chapter_shows_its_run_time_and_versions(small_book: Path) -> None:
 
 
 @needs_book
+def test_launch_button_of_a_chapter_opens_its_own_notebook_on_colab(small_book: Path) -> None:
+    links = re.findall(r'href="(https://colab[^"]*)"', page(small_book, CHAPTER))
+    repository = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]
+    files = (
+        f"{repository['url'].replace('github.com', 'colab.research.google.com/github')}/blob/{repository['branch']}/"
+    )
+    assert set(links) == {f"{files}{CHAPTER}.ipynb"}
+    assert (small_book / links[0].removeprefix(files)).is_file()
+    assert "https://colab" not in page(small_book, "book/index"), "the page without code"
+
+
+@needs_book
 def test_page_names_the_favicon_and_pages_are_not_filtered_by_github(small_book: Path) -> None:
     assert re.search(r'<link rel="icon" href="../_static/favicon.svg"', page(small_book, CHAPTER))
     assert (small_book / "_build/html/_static/favicon.svg").is_file()

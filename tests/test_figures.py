@@ -150,18 +150,6 @@ def lines(cell):
     return len(source(cell).splitlines())
 
 
-DRAWS = re.compile(r"plt\.show\(|\bdisplay\(.*[Ff]igure")
-
-
-@every_chapter
-def test_every_cell_that_draws_has_an_alt_text(chapter):
-    for cell in cells(chapter, "code"):
-        alt = cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", "")
-        if DRAWS.search(source(cell)):
-            assert len(alt.split()) >= 8, f"cell {cell['id']} draws a picture: say what it shows"
-        assert "@@" not in alt
-
-
 @every_chapter
 def test_code_cells_are_short(chapter):
     counts = {cell["id"]: lines(cell) for cell in cells(chapter, "code")}

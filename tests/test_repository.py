@@ -78,7 +78,7 @@ def lower_bound(requirement: Requirement) -> Version:
 
 
 PINS = read_pins(ROOT / "constraints.txt")
-COLAB = read_pins(ROOT / "tests/data/colab_versions.txt")
+COLAB = read_pins(ROOT / "tests/data/colab-pip-freeze.txt")
 
 
 @pytest.mark.parametrize("requirement", requirements(), ids=str)
