@@ -47,7 +47,8 @@ def run_within(seconds: float, work: Callable[[Printed], T]) -> T:
     Its limits: one long call into C (sleep, a large matrix product), or a loop that catches everything and mostly
     sleeps, cannot be stopped, and is left behind running. A call that also keeps Python's lock (10 ** 10 ** 9, a sum
     over an endless iterator) cannot even be noticed: only the notebook's own restart ends it. A crash of the
-    process is a crash.
+    process is a crash. While a call that was told to stop goes on in C, Python 3.11 holds up every thread that a
+    debugger or a coverage tool traces.
 
     Raises:
         OutOfTime: after `seconds`.

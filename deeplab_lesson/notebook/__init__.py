@@ -1,1 +1,1 @@
-"""What the chapters draw, move and ask with: `figures`, `drawings`, `explore`, `quiz`."""
+"""What the chapters draw, move and ask with: `figures`, `drawings`, `explore`, `quiz`, `running_table`."""
