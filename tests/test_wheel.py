@@ -274,7 +274,8 @@ def alone(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
         for name in {file.parts[0] for file in found.files or []} - {"..", "__pycache__"}:
             if not name.endswith(".pth") and not (packages / name).exists():
                 (packages / name).symlink_to(found.locate_file(name))
-    (packages / "sitecustomize.py").write_text(NO_NETWORK)
+    (packages / "no_network.py").write_text(NO_NETWORK)
+    (packages / "no_network.pth").write_text("import no_network\n")  # Debian has a sitecustomize of its own
     install = ["install", "--isolated", "--quiet", "--no-index", "--no-deps", wheel]
     run(sys.executable, "-m", "pip", "--python", folder / "bin/python", *install, folder=folder.parent)
     kernel = folder / "share/jupyter/kernels/python3"
