@@ -72,6 +72,10 @@ class Visit:
         self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
         self.page.on("console", self.hear)
         self.page.goto(url, wait_until="networkidle")
+        # On a loaded machine the network rests before the theme's script has chosen the colors.
+        self.page.wait_for_function(
+            "document.readyState === 'complete' && ['light', 'dark'].includes(document.documentElement.dataset.theme)"
+        )
 
     def note(self, answer: Any) -> None:
         self.answers.append(answer)
