@@ -1,5 +1,6 @@
 """How a measurement is written down."""
 
+import datetime
 import json
 import os
 import platform
@@ -21,6 +22,7 @@ def write_result(path: Path, command: str, seconds: float, values: dict[str, Any
     record = {
         "command": command,
         "commit": commit(),
+        "date": datetime.date.today().isoformat(),
         "seconds": round(seconds, 1),
         "device": device_name(),
         "threads": torch.get_num_threads(),

@@ -261,7 +261,7 @@ def test_different_sizes_are_said_with_both_files(voc_copy: Path) -> None:
     write_label(path, np.zeros((24, 32), dtype=np.uint8), small_scenes().palette)
     with pytest.raises(ValueError, match="size") as caught:
         VOCFolder(voc_copy).read(0)
-    for part in (str(path), str(pictures_of(voc_copy) / path.name), "is 64x48", "is 32x24", "nearest-neighbour"):
+    for part in (str(path), str(pictures_of(voc_copy) / path.name), "is 64x48", "is 32x24", "nearest-neighbor"):
         assert part in str(caught.value)
 
 

@@ -87,7 +87,7 @@ class _FilePairs(SegmentationDataset):
         image = read_image(image_file)
         label = read_label(label_file, self.classes, self.palette)
         if image.shape[:2] != label.shape:
-            fix = "export the label again at the picture's size, with nearest-neighbour resizing"
+            fix = "export the label again at the picture's size, with nearest-neighbor resizing"
             if image.shape[1::-1] == label.shape:
                 fix = "one of them is turned, perhaps by a camera's EXIF note: save both files upright"
             raise ValueError(

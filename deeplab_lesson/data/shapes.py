@@ -142,7 +142,7 @@ def bend(start: Point, control: Point, end: Point, pieces: int = 14) -> list[Poi
 
 
 def dilate(mask: BoolArray) -> BoolArray:
-    """The mask and its eight neighbours: [h, w] -> [h, w]."""
+    """The mask and its eight neighbors: [h, w] -> [h, w]."""
     tall = mask.copy()
     tall[1:] |= mask[:-1]
     tall[:-1] |= mask[1:]
