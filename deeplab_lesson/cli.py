@@ -1,4 +1,4 @@
-"""The command line: deeplab-lesson train | evaluate | predict | tune-crf | models | receptive-field | scenes."""
+"""The command line: deeplab-lesson train | evaluate | predict | tune-crf | benchmark | models | scenes | ..."""
 
 import os
 import sys
@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 import tyro
 
+from deeplab_lesson.commands.benchmark import benchmark_command
 from deeplab_lesson.commands.evaluate import evaluate_command
 from deeplab_lesson.commands.models import models_command, receptive_field_command
 from deeplab_lesson.commands.predict import predict_command
@@ -18,6 +19,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate_command,
     "predict": predict_command,
     "tune-crf": tune_crf_command,
+    "benchmark": benchmark_command,
     "models": models_command,
     "receptive-field": receptive_field_command,
     "scenes": scenes_command,

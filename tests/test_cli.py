@@ -74,7 +74,7 @@ TINY = (
 def test_help_lists_every_command(command, words: tuple[str, ...]) -> None:
     done = command(*words)
     assert done.code == 0
-    for name in ("train", "evaluate", "predict", "tune-crf", "models", "receptive-field", "scenes"):
+    for name in ("train", "evaluate", "predict", "tune-crf", "benchmark", "models", "receptive-field", "scenes"):
         assert f"  {name} " in done.out
 
 

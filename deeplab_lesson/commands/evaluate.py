@@ -24,6 +24,8 @@ def evaluate_command(
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
     crf: str | None = None,
+    window: tuple[int, int] | None = None,
+    overlap: tuple[int, int] | None = None,
     batch_size: int = 8,
     workers: int = 0,
     device: str = "auto",
@@ -41,12 +43,15 @@ def evaluate_command(
         flip: at each scale also average over the picture mirrored left to right.
         crf: then sharpen them with the fully connected CRF, by the .json file of tune-crf or by one of
             deeplab_v1, deeplab_v2_vgg16, deeplab_v2_resnet101, krahenbuhl2011.
+        window: height and width of windows through which a larger picture is seen, as in predict.
+        overlap: height and width that windows share, as in predict.
         batch_size: pictures of one size that go through the model together.
         workers: processes that read pictures.
         device: cuda, mps, cpu or auto.
         json_file: also write the scores into this file; its name ends in .json.
     """
     from deeplab_lesson.data.files import write_atomically
+    from deeplab_lesson.inference import SlidingWindow
     from deeplab_lesson.training.answers import check_scales
     from deeplab_lesson.training.crf_step import plain, read_crf
     from deeplab_lesson.training.evaluation import evaluate
@@ -54,8 +59,11 @@ def evaluate_command(
     if json_file is not None:
         check_json_name("--json", json_file)
     check_scales(scales)
+    check_windows(window, overlap)
     parameters = None if crf is None else read_crf(crf)
     model, metadata, dataset = open_model_and_data(checkpoint, data, root, split, scenes_size, device)
+    if window is not None:
+        model = SlidingWindow(model, window, overlap)
     with tqdm(total=len(dataset), unit="picture", disable=not sys.stderr.isatty()) as bar:
         scores = evaluate(
             model,
@@ -67,9 +75,11 @@ def evaluate_command(
             workers=workers,
             progress=lambda done: bar.update(done - bar.n),
         )
-    print(f"{metadata['model']['name']} on {data} {split}{looks(scales, flip, crf)}\n{scores}")
+    said = f"{looks(scales, flip, crf)}{through(window, overlap)}"
+    print(f"{metadata['model']['name']} on {data} {split}{said}\n{scores}")
     if json_file is not None:
         how = {"scales": scales, "flip": flip, "crf": parameters and plain(parameters)}
+        how |= {"window": window, "overlap": overlap}
         write_atomically(json_file, (json.dumps({**scores.to_json(), **how}, indent=1) + "\n").encode())
 
 
@@ -101,6 +111,24 @@ def check_json_name(option: str, path: Path) -> None:
     """Refuse a name that might be that of a picture or of weights."""
     if path.suffix != ".json" or path.is_dir():
         raise ValueError(f"{option} {path}: allowed is a file name that ends in .json, so that nothing else is lost")
+
+
+def check_windows(window: tuple[int, int] | None, overlap: tuple[int, int] | None) -> None:
+    """Refuse an overlap without windows, and windows that are none."""
+    from deeplab_lesson.inference.window_plan import check_window
+
+    if window is not None:
+        check_window(window, overlap)
+    elif overlap is not None:
+        raise ValueError("--overlap is what windows share: give --window HEIGHT WIDTH too")
+
+
+def through(window: tuple[int, int] | None, overlap: tuple[int, int] | None) -> str:
+    """Say through which windows the model saw the pictures; empty for none."""
+    if window is None:
+        return ""
+    shared = "exact" if overlap is None else f"sharing {overlap[0]}x{overlap[1]}"
+    return f", windows of {window[0]}x{window[1]} ({shared})"
 
 
 def looks(scales: tuple[float, ...], flip: bool, crf: str | None) -> str:

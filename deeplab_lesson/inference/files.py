@@ -14,6 +14,7 @@ from deeplab_lesson.data.files import PICTURE_ENDINGS, picture_files, read_image
 from deeplab_lesson.inference.colors import class_colors, outline, overlay, with_legend
 from deeplab_lesson.inference.objects import check_tells_objects_apart, predict_panoptic
 from deeplab_lesson.inference.one_picture import predict_multiscale
+from deeplab_lesson.inference.sliding_window import SlidingWindow
 from deeplab_lesson.models.base import SegmentationModel
 from deeplab_lesson.training.answers import ONE_LOOK, check_scales
 from deeplab_lesson.training.checkpoint import load_checkpoint
@@ -86,14 +87,20 @@ def predict_files_with(
     """Do what `predict_files` does with a model that is loaded already.
 
     Args:
+        model: a `SlidingWindow` labels pictures in the memory of one window, if it takes one look and no CRF.
         metadata: as `load_checkpoint` returns it; a `short_side` in it is handed to `predict_multiscale`.
     """
     scales, parameters = check_scales(scales), None if crf is None else read_crf(crf)
     classes, palette = class_colors(metadata)
     short_side = metadata.get("short_side")
+    one_look = scales == ONE_LOOK and not flip and crf is None and short_side is None
+    windows = model if one_look and isinstance(model, SlidingWindow) else None
     for path, image, (target, overlaid) in _work(inputs, out, ("", "_overlay")):
         try:
-            labels = predict_multiscale(model, image, scales, flip, crf=parameters, short_side=short_side)
+            if windows is not None:
+                labels = windows.label(image)
+            else:
+                labels = predict_multiscale(model, image, scales, flip, crf=parameters, short_side=short_side)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         page = with_legend(overlay(image, labels, palette), labels, classes, palette)

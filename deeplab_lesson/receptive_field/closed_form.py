@@ -124,8 +124,8 @@ def layer_table(
 def _field(traced: Trace, output: fx.Node, position: tuple[int, int] | None, image_level: bool) -> ReceptiveField:
     rows, columns = shape(output)[-2:] if len(shape(output)) > 2 else (1, 1)
     row, column = position or (rows // 2, columns // 2)
-    height = _read_image(traced, output, -2, Span(row, row, Fraction(1)), image_level)
-    width = _read_image(traced, output, -1, Span(column, column, Fraction(1)), image_level)
+    height = read_image(traced, output, -2, Span(row, row, Fraction(1)), image_level)
+    width = read_image(traced, output, -1, Span(column, column, Fraction(1)), image_level)
     sizes = [_plain(axis.last - axis.first + 1) for axis in (height, width)]
     steps = [_plain(axis.step) for axis in (height, width)]
     offsets = [
@@ -135,7 +135,7 @@ def _field(traced: Trace, output: fx.Node, position: tuple[int, int] | None, ima
     return ReceptiveField((sizes[0], sizes[1]), (steps[0], steps[1]), (offsets[0], offsets[1]))
 
 
-def _read_image(traced: Trace, output: fx.Node, axis: int, span: Span, image_level: bool) -> Span:
+def read_image(traced: Trace, output: fx.Node, axis: int, span: Span, image_level: bool) -> Span:
     """Walk from `output` back to the image, and collect what each tensor on the way is asked for."""
     dependent = _dependent(traced.graph.nodes, traced.image)
     wanted = {output: span}
