@@ -130,6 +130,35 @@ def measure_by_pixels(network: torch.nn.Module, height: int, width: int) -> tupl
     return tuple(int(places[-1] - places[0]) + 1 for places in seen)
 
 
+def two_fields(kernel_size: int, rate: int) -> list[int]:
+    taps = range(0, 8 * rate * kernel_size, 8 * rate)
+    return [taps[-1] + cell for cell in (32, 212)]
+
+
+def learning_rate(iteration: int, base: float, every: int) -> torch.Tensor:
+    while iteration >= every:
+        iteration, base = iteration - every, base / 10
+    return torch.tensor(base, dtype=torch.float64)
+
+
+def convolution_weight(weight: torch.Tensor, channels: int, size: int) -> torch.Tensor:
+    rows = [weight[:, start : start + size] for start in range(0, weight.shape[1], size)]
+    maps = [torch.stack(rows[start : start + size], dim=1) for start in range(0, len(rows), size)]
+    assert len(maps) == channels
+    return torch.stack(maps, dim=1).double()
+
+
+def subsample(weight: torch.Tensor, kernel_size: int) -> torch.Tensor:
+    """Nearest-neighbor shrinking with the corners on top of each other."""
+    places = np.linspace(0, weight.shape[2] - 1, kernel_size).astype(int)
+    return weight[:, :, torch.tensor(places)[:, None], torch.tensor(places)]
+
+
+def head_parameters(kernel_size: int, channels: int, classes: int) -> np.int64:
+    shapes = [(channels, 512, kernel_size, kernel_size), (channels, channels), (classes, channels)]
+    return np.int64(sum(np.prod(shape) for shape in shapes) + 2 * channels + classes)
+
+
 def convolve_with_torch(signal: torch.Tensor, kernel: torch.Tensor, rate: int) -> torch.Tensor:
     return F.conv1d(signal.view(1, 1, -1), kernel.view(1, 1, -1), dilation=rate).flatten()
 
@@ -154,4 +183,9 @@ SECOND_ANSWERS: list[tuple[str, Callable[..., Any]]] = [
     ("field.plan_layers", plan_layers),
     ("field.measure", measure),
     ("field.measure", measure_by_pixels),
+    ("v1.two_fields", two_fields),
+    ("v1.learning_rate", learning_rate),
+    ("v1.convolution_weight", convolution_weight),
+    ("v1.subsample", subsample),
+    ("v1.head_parameters", head_parameters),
 ]
