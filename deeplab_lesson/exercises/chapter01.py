@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,7 +9,7 @@ from deeplab_lesson.data.palette import VOC_PALETTE, VOID
 from deeplab_lesson.exercises import mistakes01
 from deeplab_lesson.exercises.draw import Draw
 from deeplab_lesson.exercises.exercise import Chapter, Exercise, WrongAnswer
-from deeplab_lesson.exercises.judging import same_tensor, whole_number
+from deeplab_lesson.exercises.judging import real_number, same_tensor, whole_number
 from deeplab_lesson.metrics import ConfusionMatrix, trimap_band
 
 # ---- palette -------------------------------------------------------------------------------------------------------
@@ -96,22 +95,12 @@ def _draw_mean_iou(draw: Draw) -> tuple[Tensor]:
 def _judge_mean_iou(answer: object, counts: Tensor) -> None:
     matrix = ConfusionMatrix(len(counts))
     matrix.counts = counts
-    seen, mean = _number(answer), matrix.mean_iou
+    seen, mean = real_number(answer), matrix.mean_iou
+    if math.isnan(seen):
+        raise WrongAnswer("you return nan: a class that occurs nowhere gives 0 / 0; leave it out before you divide")
     if not math.isclose(seen, mean, abs_tol=1e-4):
         ious = ", ".join("0 / 0" if math.isnan(iou) else f"{iou:.4g}" for iou in matrix.iou.tolist())
         raise WrongAnswer(f"you return {seen:.4g}; the IoUs of the classes are {ious}, and their mean is {mean:.4g}")
-
-
-def _number(answer: object) -> float:
-    """The answer as float. Takes Python's, NumPy's and tensors of one."""
-    if isinstance(answer, Tensor) and answer.numel() == 1:
-        answer = answer.item()
-    if isinstance(answer, bool) or not isinstance(answer, int | float | np.floating):
-        what = "None (is a `return` missing?)" if answer is None else f"a {type(answer).__name__}"
-        raise WrongAnswer(f"you return {what} where one number is due")
-    if math.isnan(answer):
-        raise WrongAnswer("you return nan: a class that occurs nowhere gives 0 / 0; leave it out before you divide")
-    return float(answer)
 
 
 # ---- trimap --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,7 +10,7 @@ from deeplab_lesson.backbones.vgg import STAGES
 from deeplab_lesson.exercises import mistakes05
 from deeplab_lesson.exercises.draw import Draw
 from deeplab_lesson.exercises.exercise import Chapter, Exercise, WrongAnswer
-from deeplab_lesson.exercises.judging import same_tensor, whole_number, whole_numbers
+from deeplab_lesson.exercises.judging import real_number, same_tensor, whole_number, whole_numbers
 from deeplab_lesson.training.schedules import step_schedule
 
 # ---- fields --------------------------------------------------------------------------------------------------------
@@ -61,20 +60,11 @@ def _draw_learning_rate(draw: Draw) -> tuple[int, float, int]:
 
 
 def _judge_learning_rate(answer: object, iteration: int, base: float, every: int) -> None:
-    seen, rate = _number(answer), base * step_schedule(every)(iteration)
+    seen, rate = real_number(answer), base * step_schedule(every)(iteration)
     if not math.isclose(seen, rate, rel_tol=1e-4):
         passed = [every * number for number in range(1, iteration // every + 1)]
         said = f"it falls at {', '.join(map(str, passed))}" if passed else f"it first falls at iteration {every}"
         raise WrongAnswer(f"you return {seen:.4g}; {said}, and is {rate:.4g}")
-
-
-def _number(answer: object) -> float:
-    if isinstance(answer, Tensor) and answer.numel() == 1:
-        answer = answer.item()
-    if isinstance(answer, bool) or not isinstance(answer, int | float | np.floating):
-        what = "None (is a `return` missing?)" if answer is None else f"a {type(answer).__name__}"
-        raise WrongAnswer(f"you return {what} where a number is due")
-    return float(answer)
 
 
 # ---- surgery -------------------------------------------------------------------------------------------------------

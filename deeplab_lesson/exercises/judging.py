@@ -22,6 +22,15 @@ def whole_number(answer: Any) -> int:
     return int(answer)
 
 
+def real_number(answer: Any) -> float:
+    """The answer as float. Takes Python's, NumPy's and tensors of one."""
+    if isinstance(answer, Tensor) and answer.numel() == 1:
+        answer = answer.item()
+    if isinstance(answer, bool) or not isinstance(answer, int | float | np.integer | np.floating):
+        raise WrongAnswer(f"you return {_kind(answer)} where one number is due")
+    return float(answer)
+
+
 def whole_numbers(answer: Any, count: int | None = None) -> list[int]:
     """The answer as a list of ints. Takes lists, tuples and 1-D tensors.
 
