@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from benchmarks import crf_layer, pseudo_labels
+from benchmarks import ablation, crf_layer, pseudo_labels
 from benchmarks.crf_layer import WithCRF, verdict
 from deeplab_lesson import create_model
 from deeplab_lesson.crf import DenseCRF, mean_field
@@ -60,6 +60,29 @@ def test_verdict_says_what_came_out(trained: list[tuple[float, float]], says: st
     lines = verdict({"trained CRF": scores(trained), "without CRF": others, "fixed CRF": others}).splitlines()
     assert len(lines) == 2
     assert all(line.endswith(says) for line in lines)
+
+
+def test_ablation_gathers_what_several_calls_have_finished_and_trains_nothing_twice(tmp_path: Path) -> None:
+    settings = {"steps": 2, "limit": 4, "size": 48, "batch_size": 2, "test_pictures": 8}
+    calls = [((0,), ("DeepLab v1",)), ((1,), ("one 3x3",)), ((1, 0), ("DeepLab v1",))]
+    for seeds, rows in calls:
+        ablation.main(**settings, seeds=seeds, rows=rows, runs=tmp_path / "runs", results=tmp_path)
+    result = json.loads((tmp_path / "ablation_cpu.json").read_text())
+    assert {row["row"]: row["seeds"] for row in result["models"]} == {"DeepLab v1": [0, 1], "one 3x3": [1]}
+    assert {part: list(result[part]) for part in ablation.PARTS} == {
+        "family": ["DeepLab v1"],
+        "context": [],
+        "decoder": ["one 3x3"],
+    }
+    assert len(result["family"]["DeepLab v1"]) == 2
+    weights = {path.read_bytes() for path in (tmp_path / "runs").glob("*/DeepLab v1/*/last.safetensors")}
+    assert len(weights) == 2  # the seeds differ
+    own = json.loads(next((tmp_path / "runs").glob("*/one 3x3/1/scores.json")).read_text())
+    assert result["decoder"]["one 3x3"] == [own]
+    metrics = list((tmp_path / "runs").glob("*/*/*/metrics.jsonl"))
+    assert [path.read_text().count('"loss"') for path in metrics] == [1] * 3  # each trained once
+    with pytest.raises(ValueError, match=r"there is no row DeepLab v4: allowed are FCN-32s, DeepLab v1"):
+        ablation.main(**settings, rows=("DeepLab v4",), runs=tmp_path / "runs", results=tmp_path)
 
 
 @pytest.mark.slow

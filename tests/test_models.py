@@ -7,6 +7,7 @@ from torch import nn
 from deeplab_lesson import create_model, list_models, plan_dilation
 from deeplab_lesson.backbones import MiniTrunk, ResNetTrunk
 from deeplab_lesson.layers import ASPP, ConvBNReLU
+from deeplab_lesson.models.deeplabv3plus import Decoder
 
 ALL = list_models()
 
@@ -164,6 +165,24 @@ def test_every_parameter_gets_a_finite_gradient(options):
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize("convs", [1, 2, 3])
+@pytest.mark.parametrize("low_level_channels", [8, 48, 64])
+def test_decoder_has_the_parameters_of_the_papers_ablations(convs, low_level_channels):
+    decoder = Decoder(256, low_level_channels, 256, convs=convs)
+    reduce = 256 * low_level_channels + 2 * low_level_channels  # and BatchNorm
+    first = 9 * (256 + low_level_channels) * 256 + 2 * 256
+    assert sum(p.numel() for p in decoder.parameters()) == reduce + first + (convs - 1) * (9 * 256 * 256 + 2 * 256)
+
+
+def test_decoder_options_reach_the_model_and_nonsense_is_refused():
+    model = create_model("deeplabv3plus_mini", 5, low_level_channels=4, decoder_convs=3)
+    assert (model.decoder.reduce[0].out_channels, len(model.decoder.refine)) == (4, 3)
+    with pytest.raises(ValueError, match=r"decoder_convs=0: allowed are whole numbers from 1; decoder=False leaves"):
+        create_model("deeplabv3plus_mini", 5, decoder_convs=0)
+    with pytest.raises(ValueError, match=r"low_level_channels=2\.5: allowed are whole"):
+        create_model("deeplabv3plus_mini", 5, low_level_channels=2.5)
 
 
 def test_pictures_of_a_batch_do_not_see_each_other_in_eval_mode():

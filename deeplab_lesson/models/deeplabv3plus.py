@@ -19,6 +19,7 @@ from deeplab_lesson.models.base import SegmentationModel, check_images
 
 HEAD_CHANNELS = 256  # v3 section 3.3: every branch of the pyramid, and the decoder's 3x3 (v3+ table 2)
 LOW_LEVEL_CHANNELS = 48  # v3+ table 1: best of 8, 16, 32, 48, 64
+DECODER_CONVS = 2  # v3+ table 2: two 3x3 convolutions are better than one or three
 MINI_HEAD_CHANNELS = 48
 MINI_LOW_LEVEL_CHANNELS = 16
 MINI_ASPP_RATES_AT_16 = (
@@ -29,7 +30,14 @@ MINI_ASPP_RATES_AT_16 = (
 
 
 class Decoder(nn.Module):
-    """v3+'s decoder: the encoder's map at stride 4, beside few low-level channels, through two 3x3.
+    """v3+'s decoder: the encoder's map at stride 4, beside few low-level channels, through two 3x3 convolutions.
+
+    Args:
+        low_level_in: channels of the trunk's map at stride 4.
+        low_level_channels: what a 1x1 convolution leaves of them.
+        channels: of the encoder's map and of the output.
+        convs: number of 3x3 convolutions.
+        separable: make these depthwise separable.
 
     Shapes, for a 513x513 image:
         low_level  [N, 256, 129, 129]   output of ResNet's layer1, at stride 4
@@ -39,13 +47,20 @@ class Decoder(nn.Module):
     Source: v3+ section 4.1; tables 1 (48 channels) and 2 (two 3x3 of 256).
     """
 
-    def __init__(self, low_level_in: int, low_level_channels: int, channels: int, *, separable: bool = False) -> None:
+    def __init__(
+        self,
+        low_level_in: int,
+        low_level_channels: int,
+        channels: int,
+        *,
+        convs: int = DECODER_CONVS,
+        separable: bool = False,
+    ) -> None:
         super().__init__()
+        _check_at_least_one(low_level_channels=low_level_channels, decoder_convs=convs)
         self.reduce = conv_bn_relu(low_level_in, low_level_channels, kernel_size=1)
-        self.refine = nn.Sequential(
-            conv_bn_relu(low_level_channels + channels, channels, 3, separable=separable),
-            conv_bn_relu(channels, channels, 3, separable=separable),
-        )
+        widths = [low_level_channels + channels] + [channels] * (convs - 1)
+        self.refine = nn.Sequential(*(conv_bn_relu(width, channels, 3, separable=separable) for width in widths))
 
     def forward(self, low_level: Tensor, encoded: Tensor) -> Tensor:
         reduced = self.reduce(low_level)  # [N, 48, 129, 129]
@@ -62,6 +77,10 @@ class DeepLabV3Plus(SegmentationModel):
         aspp_rates: of the three 3x3 branches, for the trunk's output stride.
         decoder: False leaves it out: the classifier reads ASPP and its logits are enlarged at once, as in v3.
         separable: depthwise separable 3x3 convolutions in ASPP and decoder (v3+ section 3.1).
+        low_level_channels, decoder_convs: see `Decoder`.
+
+    Raises:
+        ValueError: a decoder without low-level channels or without convolutions.
     """
 
     def __init__(
@@ -75,6 +94,7 @@ class DeepLabV3Plus(SegmentationModel):
         image_pooling: bool = True,
         head_channels: int = HEAD_CHANNELS,
         low_level_channels: int = LOW_LEVEL_CHANNELS,
+        decoder_convs: int = DECODER_CONVS,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -82,7 +102,9 @@ class DeepLabV3Plus(SegmentationModel):
             backbone.channels[-1], aspp_rates, head_channels, image_pooling=image_pooling, separable=separable
         )
         self.decoder = (
-            Decoder(backbone.channels[0], low_level_channels, head_channels, separable=separable) if decoder else None
+            Decoder(backbone.channels[0], low_level_channels, head_channels, convs=decoder_convs, separable=separable)
+            if decoder
+            else None
         )
         self.classifier = nn.Conv2d(head_channels, num_classes, kernel_size=1)
 
@@ -106,6 +128,8 @@ def deeplabv3plus_resnet(
     separable: bool = False,
     image_pooling: bool = True,
     aspp_rates_at_16: Sequence[int] = ASPP_RATES_AT_16,
+    low_level_channels: int = LOW_LEVEL_CHANNELS,
+    decoder_convs: int = DECODER_CONVS,
 ) -> DeepLabV3Plus:
     """v3+ on torchvision's ResNet of the given depth, at output stride 16 unless another is asked for."""
     plan = plan_dilation(16 if output_stride is None else output_stride, aspp_rates_at_16=aspp_rates_at_16)
@@ -117,6 +141,8 @@ def deeplabv3plus_resnet(
         decoder=decoder,
         separable=separable,
         image_pooling=image_pooling,
+        low_level_channels=low_level_channels,
+        decoder_convs=decoder_convs,
     )
 
 
@@ -129,6 +155,8 @@ def deeplabv3plus_mini(
     separable: bool = False,
     image_pooling: bool = True,
     aspp_rates_at_16: Sequence[int] = MINI_ASPP_RATES_AT_16,
+    low_level_channels: int = MINI_LOW_LEVEL_CHANNELS,
+    decoder_convs: int = DECODER_CONVS,
 ) -> DeepLabV3Plus:
     """v3+ under a million parameters: the same parts, narrow, for small pictures on a CPU."""
     if pretrained_backbone:
@@ -145,5 +173,14 @@ def deeplabv3plus_mini(
         separable=separable,
         image_pooling=image_pooling,
         head_channels=MINI_HEAD_CHANNELS,
-        low_level_channels=MINI_LOW_LEVEL_CHANNELS,
+        low_level_channels=low_level_channels,
+        decoder_convs=decoder_convs,
     )
+
+
+def _check_at_least_one(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if type(number) is not int or number < 1:
+            raise ValueError(
+                f"{name}={number!r}: allowed are whole numbers from 1; decoder=False leaves out the whole decoder"
+            )

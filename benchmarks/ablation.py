@@ -1,0 +1,147 @@
+"""What each step of the family brings, by itself: `python -m benchmarks.ablation`.
+
+Small models on Scenes, one recipe for all, several seeds (initial weights, order and views). Nothing is chosen by a
+score: the last weights count, on the 512 test scenes. Stop it at any time and call it again: it goes on. Several calls
+may run beside each other with other `--seeds` or `--rows`; each writes what all of them have finished so far to
+book/results/ablation.json (on a CPU: ablation_cpu.json).
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import torch
+import tyro
+
+from benchmarks.results import ROOT, write_result
+from benchmarks.resumable import Clock, Stopped, train_or_go_on, words
+from deeplab_lesson import create_model
+from deeplab_lesson.cost import cost
+from deeplab_lesson.data import Scenes
+from deeplab_lesson.data.files import write_atomically
+from deeplab_lesson.training import TrainConfig, evaluate, preset_config
+
+Rows = dict[str, tuple[str, dict[str, Any]]]
+FAMILY: Rows = {
+    "FCN-32s": ("fcn32s_mini", {}),
+    "DeepLab v1": ("deeplabv1_mini", {}),
+    "DeepLab v2": ("deeplabv2_mini", {}),
+    "DeepLab v3": ("deeplabv3_mini", {}),
+    "DeepLab v3+": ("deeplabv3plus_mini", {}),
+}
+CONTEXT: Rows = {  # around chapter 7's pyramid; all but FPN read a map at output stride 8
+    "v2, one rate": ("deeplabv2_mini", {"head": "largefov"}),
+    "v2, ASPP-S": ("deeplabv2_mini", {"head": "aspp_s"}),
+    "v3": ("deeplabv3_mini", {"output_stride": 8}),
+    "v3, no image pooling": ("deeplabv3_mini", {"output_stride": 8, "image_pooling": False}),
+    "v3, no multi-grid": ("deeplabv3_mini", {"output_stride": 8, "multi_grid": None}),
+    "v3, cascade": ("deeplabv3_mini", {"output_stride": 8, "head": "cascade"}),
+    "PSPNet": ("pspnet_mini", {}),
+    "FPN": ("fpn_mini", {}),
+}
+DECODER: Rows = {  # around chapter 8's decoder; v3+ itself has 16 low-level channels and two 3x3
+    "no decoder": ("deeplabv3plus_mini", {"decoder": False}),
+    "4 low-level channels": ("deeplabv3plus_mini", {"low_level_channels": 4}),
+    "48 low-level channels": ("deeplabv3plus_mini", {"low_level_channels": 48}),
+    "one 3x3": ("deeplabv3plus_mini", {"decoder_convs": 1}),
+    "three 3x3": ("deeplabv3plus_mini", {"decoder_convs": 3}),
+    "separable": ("deeplabv3plus_mini", {"separable": True}),
+    "output stride 8": ("deeplabv3plus_mini", {"output_stride": 8}),
+}
+PARTS: dict[str, Rows] = {"family": FAMILY, "context": CONTEXT, "decoder": DECODER}
+
+
+def main(
+    steps: int = 2000,
+    limit: int = 4096,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    rows: tuple[str, ...] = (),
+    size: int = 128,
+    batch_size: int = 16,
+    test_pictures: int = 512,
+    runs: Path = Path("runs/ablation"),
+    results: Path = ROOT / "book" / "results",
+) -> None:
+    """Train, score, write.
+
+    Args:
+        limit: pictures that are trained on.
+        rows: only these models, by what the table calls them; none named means all.
+    """
+    all_rows = {name: row for part in PARTS.values() for name, row in part.items()}
+    if unknown := [name for name in rows if name not in all_rows]:
+        raise ValueError(f"there is no row {', '.join(unknown)}: allowed are {', '.join(all_rows)}")
+    settings = {"steps": steps, "limit": limit, "size": size, "batch_size": batch_size, "test_pictures": test_pictures}
+    config = replace(
+        preset_config("scenes", "cpu", steps=steps, limit=limit, crop=(size, size), tensorboard=False),
+        batch_size=batch_size,
+        evaluate_every=steps,
+        warmup_steps=min(100, steps // 10),
+    )
+    for seed in seeds:
+        for name in rows or all_rows:
+            seeded = replace(config, model=all_rows[name][0], seed=seed, out=folder(runs, settings, name, seed))
+            try:
+                scores = scored(seeded, all_rows[name][1], size, test_pictures)
+            except Stopped:
+                print(f"stopped at {name}, seed {seed}; the same command goes on")
+                return
+            print(f"{name}, seed {seed}: {100 * scores['mean_iou']:.1f} %", flush=True)
+            write(settings, runs, results)
+
+
+def folder(runs: Path, settings: dict[str, int], name: str, seed: int) -> Path:
+    """Where one training lives: another number of steps is another training."""
+    return runs / "_".join(f"{key}{value}" for key, value in settings.items()) / name / str(seed)
+
+
+def scored(config: TrainConfig, options: dict[str, Any], size: int, test_pictures: int) -> dict[str, Any]:
+    """Train one model, or go on with it, and score it once."""
+    path = config.out / "scores.json"
+    if not path.exists():
+        with Clock(config.out):
+            train_set, val_set = Scenes("train", (size, size)), Scenes("val", (size, size), length=test_pictures // 8)
+            torch.manual_seed(config.seed)
+            model = create_model(config.model, num_classes=len(Scenes.classes), **options)
+            trained = train_or_go_on(config, train_set, val_set, model).model
+            scores = evaluate(trained, Scenes("test", (size, size), length=test_pictures)).to_json()
+        write_atomically(path, json.dumps(scores).encode())
+    scores = json.loads(path.read_text(encoding="utf-8"))
+    return scores
+
+
+def write(settings: dict[str, int], runs: Path, results: Path) -> None:
+    """Write down everything that has been finished with these settings, by whichever call."""
+    values: dict[str, Any] = {**settings, "models": []}
+    seconds = 0.0
+    for part, rows in PARTS.items():
+        values[part] = {}
+        for name, (model, options) in rows.items():
+            done = {
+                int(path.parent.name): path for path in folder(runs, settings, name, 0).parent.glob("*/scores.json")
+            }
+            if not done:
+                continue
+            seconds += sum(Clock(path.parent).seconds for path in done.values())
+            scores = [json.loads(done[seed].read_text(encoding="utf-8")) for seed in sorted(done)]
+            values[part][name] = scores
+            counted = cost(create_model(model, num_classes=len(Scenes.classes), **options), (settings["size"],) * 2)
+            values["models"].append(
+                {
+                    "row": name,
+                    "model": model,
+                    "options": words(options),
+                    "seeds": sorted(done),
+                    "test_mean_iou": mean(score["mean_iou"] for score in scores),
+                    "parameters": counted.parameters,
+                    "multiply_adds": counted.multiply_adds,
+                }
+            )
+    name = "ablation.json" if torch.cuda.is_available() else "ablation_cpu.json"
+    write_result(results / name, f"python -m benchmarks.ablation {words(settings)}", seconds, values)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
