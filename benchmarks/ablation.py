@@ -7,7 +7,8 @@ book/results/ablation.json (on a CPU: ablation_cpu.json).
 """
 
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,34 +24,62 @@ from deeplab_lesson.data import Scenes
 from deeplab_lesson.data.files import write_atomically
 from deeplab_lesson.training import TrainConfig, evaluate, preset_config
 
-Rows = dict[str, tuple[str, dict[str, Any]]]
-FAMILY: Rows = {
-    "FCN-32s": ("fcn32s_mini", {}),
-    "DeepLab v1": ("deeplabv1_mini", {}),
-    "DeepLab v2": ("deeplabv2_mini", {}),
-    "DeepLab v3": ("deeplabv3_mini", {}),
-    "DeepLab v3+": ("deeplabv3plus_mini", {}),
+
+@dataclass(frozen=True)
+class Row:
+    """One model of a table: its name, its options, and what differs from the common recipe."""
+
+    model: str = "deeplabv3plus_mini"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+def v3(**options: Any) -> Row:
+    return Row("deeplabv3_mini", {"output_stride": 8, **options})
+
+
+PARTS: dict[str, dict[str, Row]] = {
+    "family": {
+        "FCN-32s": Row("fcn32s_mini"),
+        "DeepLab v1": Row("deeplabv1_mini"),
+        "DeepLab v2": Row("deeplabv2_mini"),
+        "DeepLab v3": Row("deeplabv3_mini"),
+        "DeepLab v3+": Row(),  # all parts but "context" vary this one
+    },
+    "context": {  # all but FPN read a map at output stride 8
+        "v2, one rate": Row("deeplabv2_mini", {"head": "largefov"}),
+        "v2, ASPP-S": Row("deeplabv2_mini", {"head": "aspp_s"}),
+        "v3, stride 8": v3(),
+        "v3, no image pooling": v3(image_pooling=False),
+        "v3, no multi-grid": v3(multi_grid=None),
+        "v3, cascade": v3(head="cascade"),
+        "PSPNet": Row("pspnet_mini"),
+        "FPN": Row("fpn_mini"),
+    },
+    "decoder": {  # v3+ itself has 16 low-level channels and two 3x3
+        "no decoder": Row(options={"decoder": False}),
+        "4 low-level channels": Row(options={"low_level_channels": 4}),
+        "48 low-level channels": Row(options={"low_level_channels": 48}),
+        "one 3x3": Row(options={"decoder_convs": 1}),
+        "three 3x3": Row(options={"decoder_convs": 3}),
+        "separable": Row(options={"separable": True}),
+        "output stride 8": Row(options={"output_stride": 8}),
+    },
+    "losses": {  # v3+ itself: cross-entropy
+        "class weights": Row(recipe={"class_weights": "median_frequency"}),
+        "OHEM": Row(recipe={"losses": ("ohem_cross_entropy",)}),
+        "focal": Row(recipe={"losses": ("focal",)}),
+        "with Dice": Row(recipe={"losses": ("cross_entropy", "dice")}),
+        "with Lovász": Row(recipe={"losses": ("cross_entropy", "lovasz_softmax")}),
+        "with edges": Row(recipe={"losses": ("cross_entropy", "edge")}),
+    },
+    "optimization": {  # v3+ itself: SGD, momentum 0.9, poly schedule, batches of 16
+        "AdamW": Row(recipe={"optimizer": "adamw", "learning_rate": 0.002}),
+        "no momentum": Row(recipe={"momentum": 0.0}),
+        "step schedule": Row(recipe={"schedule": "step"}),
+        "batches of 4": Row(recipe={"batch_size": 4}),  # as many steps: a quarter of the pictures
+    },
 }
-CONTEXT: Rows = {  # around chapter 7's pyramid; all but FPN read a map at output stride 8
-    "v2, one rate": ("deeplabv2_mini", {"head": "largefov"}),
-    "v2, ASPP-S": ("deeplabv2_mini", {"head": "aspp_s"}),
-    "v3": ("deeplabv3_mini", {"output_stride": 8}),
-    "v3, no image pooling": ("deeplabv3_mini", {"output_stride": 8, "image_pooling": False}),
-    "v3, no multi-grid": ("deeplabv3_mini", {"output_stride": 8, "multi_grid": None}),
-    "v3, cascade": ("deeplabv3_mini", {"output_stride": 8, "head": "cascade"}),
-    "PSPNet": ("pspnet_mini", {}),
-    "FPN": ("fpn_mini", {}),
-}
-DECODER: Rows = {  # around chapter 8's decoder; v3+ itself has 16 low-level channels and two 3x3
-    "no decoder": ("deeplabv3plus_mini", {"decoder": False}),
-    "4 low-level channels": ("deeplabv3plus_mini", {"low_level_channels": 4}),
-    "48 low-level channels": ("deeplabv3plus_mini", {"low_level_channels": 48}),
-    "one 3x3": ("deeplabv3plus_mini", {"decoder_convs": 1}),
-    "three 3x3": ("deeplabv3plus_mini", {"decoder_convs": 3}),
-    "separable": ("deeplabv3plus_mini", {"separable": True}),
-    "output stride 8": ("deeplabv3plus_mini", {"output_stride": 8}),
-}
-PARTS: dict[str, Rows] = {"family": FAMILY, "context": CONTEXT, "decoder": DECODER}
 
 
 def main(
@@ -78,13 +107,16 @@ def main(
         preset_config("scenes", "cpu", steps=steps, limit=limit, crop=(size, size), tensorboard=False),
         batch_size=batch_size,
         evaluate_every=steps,
+        step_every=max(1, steps // 3),  # two falls, as v1 has in its 6000 steps
         warmup_steps=min(100, steps // 10),
     )
     for seed in seeds:
         for name in rows or all_rows:
-            seeded = replace(config, model=all_rows[name][0], seed=seed, out=folder(runs, settings, name, seed))
+            row = all_rows[name]
+            seeded = replace(config, **{"model": row.model, "seed": seed, **row.recipe})
+            seeded = replace(seeded, out=folder(runs, settings, name, seed))
             try:
-                scores = scored(seeded, all_rows[name][1], size, test_pictures)
+                scores = scored(seeded, row.options, size, test_pictures)
             except Stopped:
                 print(f"stopped at {name}, seed {seed}; the same command goes on")
                 return
@@ -97,7 +129,7 @@ def folder(runs: Path, settings: dict[str, int], name: str, seed: int) -> Path:
     return runs / "_".join(f"{key}{value}" for key, value in settings.items()) / name / str(seed)
 
 
-def scored(config: TrainConfig, options: dict[str, Any], size: int, test_pictures: int) -> dict[str, Any]:
+def scored(config: TrainConfig, options: Mapping[str, Any], size: int, test_pictures: int) -> dict[str, Any]:
     """Train one model, or go on with it, and score it once."""
     path = config.out / "scores.json"
     if not path.exists():
@@ -109,7 +141,7 @@ def scored(config: TrainConfig, options: dict[str, Any], size: int, test_picture
             scores = evaluate(trained, Scenes("test", (size, size), length=test_pictures)).to_json()
         write_atomically(path, json.dumps(scores).encode())
     scores = json.loads(path.read_text(encoding="utf-8"))
-    return scores
+    return dict(scores)
 
 
 def write(settings: dict[str, int], runs: Path, results: Path) -> None:
@@ -118,7 +150,7 @@ def write(settings: dict[str, int], runs: Path, results: Path) -> None:
     seconds = 0.0
     for part, rows in PARTS.items():
         values[part] = {}
-        for name, (model, options) in rows.items():
+        for name, row in rows.items():
             done = {
                 int(path.parent.name): path for path in folder(runs, settings, name, 0).parent.glob("*/scores.json")
             }
@@ -127,12 +159,14 @@ def write(settings: dict[str, int], runs: Path, results: Path) -> None:
             seconds += sum(Clock(path.parent).seconds for path in done.values())
             scores = [json.loads(done[seed].read_text(encoding="utf-8")) for seed in sorted(done)]
             values[part][name] = scores
-            counted = cost(create_model(model, num_classes=len(Scenes.classes), **options), (settings["size"],) * 2)
+            counted = cost(
+                create_model(row.model, num_classes=len(Scenes.classes), **row.options), (settings["size"],) * 2
+            )
             values["models"].append(
                 {
                     "row": name,
-                    "model": model,
-                    "options": words(options),
+                    "model": row.model,
+                    "differs": words({**row.options, **row.recipe}),
                     "seeds": sorted(done),
                     "test_mean_iou": mean(score["mean_iou"] for score in scores),
                     "parameters": counted.parameters,

@@ -1,6 +1,7 @@
 """The measurements of pseudo labels and of the trained CRF: the model that they train, and that they run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,10 @@ from benchmarks.crf_layer import WithCRF, verdict
 from deeplab_lesson import create_model
 from deeplab_lesson.crf import DenseCRF, mean_field
 from deeplab_lesson.data import Scenes, normalize
+from deeplab_lesson.training import preset_config
 from deeplab_lesson.training.checkpoint import load_checkpoint
+from deeplab_lesson.training.optim import build_optimizer
+from deeplab_lesson.training.step_loss import StepLoss
 
 PARAMETERS = {"appearance_sigma_xy": 10.0, "appearance_sigma_rgb": 10.0, "iterations": 3}
 
@@ -73,6 +77,8 @@ def test_ablation_gathers_what_several_calls_have_finished_and_trains_nothing_tw
         "family": ["DeepLab v1"],
         "context": [],
         "decoder": ["one 3x3"],
+        "losses": [],
+        "optimization": [],
     }
     assert len(result["family"]["DeepLab v1"]) == 2
     weights = {path.read_bytes() for path in (tmp_path / "runs").glob("*/DeepLab v1/*/last.safetensors")}
@@ -83,6 +89,15 @@ def test_ablation_gathers_what_several_calls_have_finished_and_trains_nothing_tw
     assert [path.read_text().count('"loss"') for path in metrics] == [1] * 3  # each trained once
     with pytest.raises(ValueError, match=r"there is no row DeepLab v4: allowed are FCN-32s, DeepLab v1"):
         ablation.main(**settings, rows=("DeepLab v4",), runs=tmp_path / "runs", results=tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for rows in ablation.PARTS.values() for name in rows])
+def test_rows_of_the_ablation_name_models_and_settings_that_exist(name: str) -> None:
+    row = next(rows[name] for rows in ablation.PARTS.values() if name in rows)
+    create_model(row.model, 11, **row.options)
+    config = replace(preset_config("scenes", "cpu"), **row.recipe)
+    StepLoss(config.losses)
+    build_optimizer(create_model("fcn32s_mini", 11), config)
 
 
 @pytest.mark.slow
