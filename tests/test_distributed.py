@@ -101,7 +101,7 @@ def gradient_where_much_is_void(out: Path, *, naive: bool = False) -> torch.Tens
     """Of pictures 0 to 3, the last two have one labeled row each."""
     trainer = Trainer(settings(out, clip_norm=1e9), model(), **sets())
     if naive:
-        trainer._valid_pixels = lambda labels: None  # type: ignore[method-assign]
+        trainer.update._valid_pixels = lambda labels: None  # type: ignore[method-assign]
     generator = torch.Generator().manual_seed(7)
     images = torch.randn(4, 3, 48, 48, generator=generator)
     labels = torch.randint(0, CLASSES, (4, 48, 48), generator=generator)
@@ -193,7 +193,7 @@ def refused(out: Path) -> dict[str, str]:
 
     def not_finite() -> None:
         trainer = Trainer(settings(out / "nan", log_every=2), **sets())
-        trainer.forward.module.loss.__class__ = NotFinite
+        trainer.update.forward.module.loss.__class__ = NotFinite
         trainer.run()
 
     attempts: dict[str, Callable[[], object]] = {
@@ -378,7 +378,7 @@ def test_accumulated_loss_by_regions_is_the_mean_of_the_parts(tmp_path):
     images, labels = torch.randn(4, 3, 48, 48), torch.randint(0, CLASSES, (4, 48, 48))
     whole.model.train()
     with torch.no_grad():
-        parts = [whole.forward(images[i : i + 2], labels[i : i + 2]).item() for i in (0, 2)]
+        parts = [whole.update.forward(images[i : i + 2], labels[i : i + 2]).item() for i in (0, 2)]
     accumulated = Trainer(settings(tmp_path / "parts", losses=("dice",), accumulate=2), model(), **sets())
     assert accumulated._update(images, labels).item() == pytest.approx(sum(parts) / 2, rel=1e-5)
 

@@ -135,7 +135,7 @@ def test_class_weights_are_counted_on_the_pictures_that_are_trained_on(tmp_path)
     sets = short_sets()
     run = Trainer(short_config(tmp_path, class_weights="median_frequency", limit=4), **sets)
     labels = [sets["train_set"].read(index)[1] for index in range(4)]
-    torch.testing.assert_close(run.loss.loss.class_weights, median_frequency_weights(labels, 11))
+    torch.testing.assert_close(run.update.loss.loss.class_weights, median_frequency_weights(labels, 11))
 
 
 def test_auxiliary_outputs_train(tmp_path):

@@ -278,7 +278,7 @@ def test_poly_schedule_is_the_papers():
 def test_large_gradients_are_clipped_to_the_norm(tmp_path, monkeypatch):
     run = Trainer(short_config(tmp_path, clip_norm=1e-3), **short_sets())
     seen = []
-    monkeypatch.setattr(run.scaler, "step", lambda optimizer: seen.append(gradient_norm(run.model)))
+    monkeypatch.setattr(run.update.scaler, "step", lambda optimizer: seen.append(gradient_norm(run.model)))
     run._update(torch.randn(2, 3, 48, 48), torch.randint(0, 11, (2, 48, 48)))
     assert seen[0] == pytest.approx(1e-3, rel=1e-3)
 

@@ -56,12 +56,15 @@ class TrainTransform:
         scale: range of the random zoom; v2 took 0.5 to 1.5, v3 and v3+ 0.5 to 2.0.
         flip: probability of a left-right flip.
         color_jitter: strength of random brightness, contrast and saturation; 0 turns it off (the papers).
+        as_bytes: leave image and label in the type that they have in the set (uint8), for a training that normalizes
+            on the GPU: a quarter of the bytes to send, and less work here. `normalize` makes the same numbers of it.
     """
 
     crop: tuple[int, int]
     scale: tuple[float, float] = (0.5, 2.0)
     flip: float = 0.5
     color_jitter: float = 0.0
+    as_bytes: bool = False
 
     def __post_init__(self) -> None:
         if min(self.crop) < 1 or not 0 < self.scale[0] <= self.scale[1] < float("inf"):
@@ -108,6 +111,8 @@ class TrainTransform:
                 (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation), factors.tolist(), strict=True
             ):
                 pixels = adjust(pixels, factor)
+        if self.as_bytes:
+            return pixels, *maps
         return normalize(pixels), *(ids.long() for ids in maps)
 
 

@@ -113,10 +113,22 @@ class TrainConfig:
     workers: int = 0
     """Processes that prepare pictures."""
     cache: bool = False
-    """Keep decoded pictures in memory (each worker keeps its own)."""
+    """Keep decoded pictures in memory, once for all workers."""
     seed: int = 0
     deterministic: bool = False
     """On a GPU: only operations that give the same bits each time (slower)."""
+    compile: bool = False
+    """Compile the model with its loss (torch.compile); where that is not possible, it says so and goes on without."""
+    channels_last: bool = True
+    """Keep the channels of a pixel side by side in memory, as the convolutions of GPUs and CPUs like them."""
+    uint8_upload: bool = True
+    """Send pictures and labels as bytes and normalize there: a quarter of the data, the same numbers."""
+    fused_optimizer: bool = True
+    """On a GPU: update all weights in one operation."""
+    tf32: bool = True
+    """On a GPU: multiply what is left in float32 with 10 bits behind the point (not with deterministic)."""
+    autotune: bool = True
+    """On a GPU: let cuDNN look for the fastest algorithms in the first step (not with deterministic)."""
 
     evaluate_every: int = 500
     """Steps between evaluations on the validation split (and one at the end)."""

@@ -25,7 +25,6 @@ from deeplab_lesson.training.batch_norm import FrozenBatchNorm2d
 from deeplab_lesson.training.evaluation import Evaluation, evaluate
 from deeplab_lesson.training.interrupt import Stopped, StopSwitch
 from deeplab_lesson.training.loader import Shard, check_pictures
-from deeplab_lesson.training.step_loss import StepLoss
 
 # how gloo and nccl begin the message of a RuntimeError when a peer has gone
 _LOST_PEER = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", re.IGNORECASE)
@@ -164,30 +163,14 @@ class AgreedStop(StopSwitch):
         self.signal = signal.Signals(number)  # further ones change nothing: torchrun repeats what a scheduler sent
 
 
-class ModelWithLoss(nn.Module):
-    """A model, in `precision`, and its loss in one forward pass: DistributedDataParallel sees nothing but `forward`."""
-
-    def __init__(self, model: SegmentationModel, loss: StepLoss, precision: torch.dtype) -> None:
-        super().__init__()
-        self.model, self.loss, self.precision = model, loss, precision
-
-    def forward(
-        self, images: Tensor, labels: Tensor, instances: Tensor | None = None, valid_pixels: Tensor | None = None
-    ) -> Tensor:
-        """Return the loss of a batch, a single number; what is given is described at `StepLoss`."""
-        with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
-            heads = self.model.forward_heads(images)
-        if valid_pixels is None:
-            return self.loss(heads, labels, instances)
-        return self.loss(heads, labels, instances, valid_pixels=valid_pixels)
-
-
 def data_parallel(module: nn.Module, *, find_unused: bool = False) -> nn.Module:
     """Let the backward pass average gradients over all processes; `find_unused` where the loss leaves some out."""
     if world_size() == 1:
         return module
     # Buffers are shared where they are read (share_buffers), not broadcast at every step, where nothing reads them.
-    return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=find_unused)
+    return DistributedDataParallel(
+        module, broadcast_buffers=False, find_unused_parameters=find_unused, gradient_as_bucket_view=True
+    )
 
 
 def averaging(module: nn.Module, on: bool) -> AbstractContextManager[None]:

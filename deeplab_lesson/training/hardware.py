@@ -1,8 +1,12 @@
 """Where a training runs and in which precision."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+from deeplab_lesson.training.config import TrainConfig
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -49,3 +53,25 @@ def make_deterministic(device: torch.device) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
+
+
+@contextmanager
+def fast_kernels(config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """While entered, a CUDA GPU computes as the settings tf32 and autotune allow; afterwards as before.
+
+    Only for training steps: their pictures have one size, for which cuDNN looks for its fastest algorithm once.
+    Pictures of many sizes, as an evaluation has them, would make it look again and again.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+    tf32 = config.tf32 and not config.deterministic
+    try:
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        cudnn.allow_tf32, cudnn.benchmark = tf32, config.autotune and not config.deterministic
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32, cudnn.benchmark = before[1:]

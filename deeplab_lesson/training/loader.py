@@ -17,6 +17,7 @@ from deeplab_lesson.losses import median_frequency_weights
 from deeplab_lesson.training.config import TrainConfig
 
 View = tuple[int, int]  # (epoch, index of the picture)
+PREFETCH = 4  # batches that each worker keeps ready; torch's 2 leave a gap where one picture takes long
 
 
 def seeded_generator(*numbers: int) -> torch.Generator:
@@ -111,18 +112,23 @@ def training_batches(
 ) -> DataLoader[Any]:
     """Return a loader of (images [N, 3, h, w], labels [N, h, w]), one batch for each step that is left.
 
+    Both are uint8 with config.uint8_upload, else float32 and int64. The workers live as long as the loader.
+
     Where the set reads instance maps, they are the third part [N, h, w].
 
     Args:
         device: what they will be sent to; for a GPU they wait in memory that it can read by itself.
         share: (part, parts): of each batch only this part, as in `BatchStream`.
     """
-    transform = TrainTransform(config.crop, config.scale, config.flip, config.color_jitter)
+    transform = TrainTransform(
+        config.crop, config.scale, config.flip, config.color_jitter, as_bytes=config.uint8_upload
+    )
     views = RandomViews(dataset, transform, config.seed, limit=config.limit, cache=config.cache)
     return DataLoader(
         views,
         batch_sampler=BatchStream(len(views), config.batch_size, config.seed, first_step, config.steps, share),
         num_workers=config.workers,
+        prefetch_factor=PREFETCH if config.workers else None,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # the loader draws a seed for its workers: not from the training's generator
     )

@@ -79,7 +79,8 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimi
     groups = parameter_groups(
         model, config.learning_rate, config.weight_decay, config.head_multiplier, config.bias_multiplier
     )
-    fused = groups[0]["params"][0].device.type == "cuda"
+    # A CPU has it too, but its bits are others than those of the trainings that were saved before.
+    fused = config.fused_optimizer and groups[0]["params"][0].device.type == "cuda"
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, 0.999), fused=fused)
     return torch.optim.SGD(groups, lr=config.learning_rate, momentum=config.momentum, fused=fused)

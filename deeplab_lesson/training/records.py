@@ -15,7 +15,9 @@ from deeplab_lesson.training.config import TrainConfig
 from deeplab_lesson.training.evaluation import Evaluation
 
 # settings that may differ when a training goes on, because they do not change what it computes
-FREE_SETTINGS = ("root", "download", "out", "resume", "workers", "cache", "log_every", "save_every", "tensorboard")
+FREE_SETTINGS = (
+    "root", "download", "out", "resume", "workers", "cache", "uint8_upload", "log_every", "save_every", "tensorboard",
+)  # fmt: skip
 
 
 def description(

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from deeplab_lesson.data.datasets import SegmentationDataset
-from deeplab_lesson.losses import count_valid_pixels
 from deeplab_lesson.models.base import SegmentationModel
 from deeplab_lesson.models.panoptic import PanopticDeepLab
 from deeplab_lesson.training import distributed
@@ -19,11 +18,11 @@ from deeplab_lesson.training.evaluation import Evaluation
 from deeplab_lesson.training.hardware import choose_device, choose_precision, make_deterministic
 from deeplab_lesson.training.interrupt import Stopped, StopSwitch
 from deeplab_lesson.training.loader import check_shares, class_weights, training_batches
-from deeplab_lesson.training.optim import build_optimizer, build_schedule, set_learning_rate
+from deeplab_lesson.training.memory import does_not_fit, is_out_of_memory
 from deeplab_lesson.training.records import description, resume_settings, setting_differences
 from deeplab_lesson.training.report import Reporter, no_longer_finite, open_reporter
 from deeplab_lesson.training.starting_model import starting_model
-from deeplab_lesson.training.step_loss import StepLoss, subsample
+from deeplab_lesson.training.update import Update
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ def train(
         ConnectionError: another process of the training has died.
         ValueError: settings that make no sense, a folder that already holds a run, a loss that is not finite.
         FileNotFoundError: data or a run that is not there.
+        MemoryError: the settings do not fit; says which would.
     """
     with distributed.joined_processes(config.device):
         return Trainer(config, model, train_set, val_set).run()
@@ -88,30 +88,23 @@ class Trainer:
             self.model = distributed.synchronize_batch_norm(self.model, self.device)
         if (rank := distributed.rank()) > 0:
             torch.manual_seed(config.seed + rank)  # dropout differs from part to part of a batch
-        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.class_weights = class_weights(config, self.train_set)
-        self.loss = StepLoss(
-            config.losses,
-            class_weights=None if self.class_weights is None else self.class_weights.to(self.device),
-            label_stride=config.label_stride,
-            auxiliary_weight=config.auxiliary_weight,
-            center_sigma=config.center_sigma,
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        self.stop = distributed.AgreedStop() if distributed.world_size() > 1 else StopSwitch()
+        self.update = Update(
+            self.model,
+            config,
+            self.device,
+            self.precision,
+            class_weights=class_weights(config, self.train_set),
+            pool=self.stop.exchange if isinstance(self.stop, distributed.AgreedStop) else lambda count: count,
         )
-        self.optimizer = build_optimizer(self.model, config)
-        self.scaler = torch.GradScaler(self.device.type, enabled=self.precision == torch.float16)
-        self.schedule = build_schedule(config)
         self.step = 0
         self.scored_step = 0  # the last step after which the model was evaluated
         self.best_mean_iou = -1.0
         self.evaluation: Evaluation | None = None
-        self.first_bad_step = torch.tensor(-1, device=self.device)
-        self.stop = distributed.AgreedStop() if distributed.world_size() > 1 else StopSwitch()
         if config.resume:
             self._restore(load_state(self.out / STATE))
-        self.forward = distributed.data_parallel(
-            distributed.ModelWithLoss(self.model, self.loss, self.precision),
-            find_unused=config.auxiliary_weight == 0 or isinstance(self.model, PanopticDeepLab),
-        )
 
     def run(self) -> TrainResult:
         """Train to the end, or until Ctrl-C or SIGTERM; either way the state is saved."""
@@ -135,7 +128,7 @@ class Trainer:
                     reporter.tick()
                     if self.step % config.log_every == 0 or self.step == config.steps:
                         self._check_finite()
-                        rate = float(self.optimizer.param_groups[0]["lr"])
+                        rate = float(self.update.optimizer.param_groups[0]["lr"])
                         reporter.record(self.step, torch.stack(losses).mean().item(), rate)
                         losses.clear()
                     self._maybe_evaluate(reporter)
@@ -149,44 +142,24 @@ class Trainer:
         return TrainResult(self.model.eval(), self.evaluation, self.out, self.step == config.steps)
 
     def _update(self, images: Tensor, labels: Tensor, instances: Tensor | None = None) -> Tensor:
-        """Take one step of the optimizer and return the loss, without waiting for the device."""
-        self.model.train()
-        set_learning_rate(self.optimizer, self.schedule(self.step))
-        self.optimizer.zero_grad(set_to_none=True)
-        valid_pixels, losses = self._valid_pixels(labels), list[Tensor]()
-        maps = [labels.to(self.device, non_blocking=True), *([] if instances is None else [instances])]
-        parts = list(zip(*(tensor.chunk(self.config.accumulate) for tensor in (images, *maps)), strict=True))
-        for number, (pictures, *targets) in enumerate(parts, start=1):
-            pictures = pictures.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-            with distributed.averaging(self.forward, on=number == len(parts)):
-                loss = (
-                    self.forward(pictures, *targets, valid_pixels=valid_pixels) / self.config.accumulate
-                )  # in float32
-                self.scaler.scale(loss).backward()
-            losses.append(loss.detach())
-        loss = distributed.mean_over_processes(torch.stack(losses).sum())
-        self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        bad = ~loss.isfinite()
-        if not self.scaler.is_enabled():  # float16's scaler meets overflows and skips those steps itself
-            bad = bad | ~norm.isfinite()
-        self.first_bad_step = torch.where(bad & (self.first_bad_step < 0), self.step + 1, self.first_bad_step)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return loss
-
-    def _valid_pixels(self, labels: Tensor) -> Tensor | None:
-        """What each part of a batch divides its sum over pixels by, so that the parts' mean is the batch's."""
-        if (parts := distributed.world_size() * self.config.accumulate) == 1:
-            return None
-        count = count_valid_pixels(subsample(labels, self.config.label_stride), self.class_weights)
-        if isinstance(self.stop, distributed.AgreedStop):
-            count = self.stop.exchange(count)
-        return (count / parts).float().to(self.device)
+        try:
+            return self.update(self.step, images, labels, instances)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise does_not_fit(
+                self.config,
+                self.model,
+                self.precision,
+                self.device,
+                step=self.step + 1,
+                processes=distributed.world_size(),
+                saved=(self.out / STATE).exists(),
+            ) from error
 
     def _check_finite(self) -> None:
         """Look once, for all steps since the last look, whether a loss was not finite."""
-        if (step := int(self.first_bad_step)) >= 0:
+        if (step := self.update.first_bad()) is not None:
             raise no_longer_finite(step, self.config, saved=(self.out / STATE).exists())
 
     def _maybe_evaluate(self, reporter: Reporter) -> None:
@@ -194,7 +167,9 @@ class Trainer:
         if not due or self.scored_step == self.step:
             return
         self._check_finite()
-        self.evaluation = distributed.evaluate_together(self.model, self.val_set, self.stop)
+        self.evaluation = distributed.evaluate_together(
+            self.model, self.val_set, self.stop, workers=self.config.workers
+        )
         self.scored_step = self.step
         reporter.scores(self.step, self.evaluation.to_json())
         if self.evaluation.mean_iou > self.best_mean_iou:
@@ -224,8 +199,7 @@ class Trainer:
                 "evaluation": json.dumps(self.evaluation and self.evaluation.to_json()),
                 "settings": self._settings(),
                 "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "scaler": self.scaler.state_dict(),
+                **self.update.state(),
                 **random_states,
             },
         )
@@ -242,8 +216,7 @@ class Trainer:
                 "settings, or start a new one in another folder (out=..., --out)"
             )
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.update.restore(state)
         distributed.set_random_states(state, self.device)
         self.step, self.scored_step = state["step"], state["scored_step"]
         self.best_mean_iou = state["best_mean_iou"]
