@@ -131,7 +131,7 @@ def _highest_around(ids: Tensor, width: int) -> Tensor:
 class TrimapIoU:
     """mIoU of only the pixels near a boundary, for several band widths, each from one confusion matrix.
 
-    Source: Kohli, Ladicky, Torr 2009; v1 section 5.2 and v3+ section 4.4 use it to measure boundaries.
+    Source: Kohli, Ladicky, Torr 2009; v1 section 5 and v3+ section 4.4 use it to measure boundaries.
     """
 
     def __init__(

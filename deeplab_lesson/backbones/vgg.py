@@ -34,8 +34,8 @@ class VGG16Trunk(nn.Module):
         pools: "dilated" is 2x2, at the rate of the grid that it reads: the exact conversion, in which the dense
             network, subsampled, is the strided one. "undilated" is 2x2 whose neighbors are always adjacent, as when
             nothing but the stride of torchvision's layers is changed: from the second removed stride on its windows
-            are not the strided network's. "caffe" is 3x3 with padding 1 and undilated, as the released DeepLab models
-            have (these also average 3x3 before fc6, which the paper does not mention and which is left out).
+            are not the strided network's. "caffe" is 3x3 with padding 1 and undilated, as the released LargeFOV and MSc
+            files have (LargeFOV also averages 3x3 before fc6, which the paper does not mention and which is left out).
 
     Raises:
         ValueError: other pools.

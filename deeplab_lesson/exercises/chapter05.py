@@ -17,7 +17,7 @@ from deeplab_lesson.training.schedules import step_schedule
 
 
 def two_fields(kernel_size: int, rate: int) -> tuple[int, int]:
-    """Return what fc6 spans at output stride 8, in pixels: the number in v1's Table 2, and the true field.
+    """Return how many pixels fc6 sees at output stride 8, by two counts: v1's Table 2, and the true field.
 
     The table lets a position of pool5 stand for 32 pixels; in truth it sees 212.
     """
@@ -89,7 +89,7 @@ def _judge_convolution_weight(answer: object, weight: Tensor, channels: int, siz
     same_tensor(answer, answers.T.reshape(len(weight), *one_hot.shape[1:]))
 
 
-def subsample(weight: torch.Tensor, kernel_size: int) -> torch.Tensor:
+def subsample_taps(weight: torch.Tensor, kernel_size: int) -> torch.Tensor:
     """Return every s-th tap of a kernel [out, in, k, k] as [out, in, kernel_size, kernel_size], both ends included."""
     step = (weight.shape[3] - 1) // (kernel_size - 1)
     return weight[:, :, ::step, ::step].clone()
@@ -147,7 +147,7 @@ CHAPTER = Chapter(
             mistakes05.TWO_FIELDS,
             (
                 "Both count from the first tap of fc6 to its last. How many positions of 8 pixels lie between them?",
-                "`(kernel_size - 1) * rate * 8` pixels, and at the end the width of what one position sees.",
+                "Distance of the outer taps in pixels, plus the width of what one position sees.",
             ),
         ),
         Exercise(
@@ -174,13 +174,13 @@ CHAPTER = Chapter(
         ),
         Exercise(
             "v1.subsample",
-            subsample,
+            subsample_taps,
             _draw_subsample,
             _judge_subsample,
             mistakes05.SUBSAMPLE,
             (
                 "From 7 taps to 4, both ends included: which four? Which three of 7?",
-                "Between `kernel_size` taps are `kernel_size - 1` steps, and k taps span k - 1 places.",
+                "Between `kernel_size` taps are `kernel_size - 1` steps, and k taps span k - 1 places: the step is (k - 1) // (kernel_size - 1).",
             ),
         ),
         Exercise(

@@ -41,7 +41,7 @@ class MultiScaleFeatures(nn.Module):
     """The paper's MSc: two-layer MLPs on the image and the early maps, joined to the last layer's features.
 
     It fuses features of one image at several depths; the multi-scale *inputs* of v2 are another thing. The paper does
-    not say how the maps come to one size: here the 3x3 takes the stride that is missing (8, 4, 2, 1, 1 for VGG-16).
+    not say how the maps come to one size; as in the released files the 3x3 takes the missing stride (8, 4, 2, 1, 1).
 
     Shapes, for a 321x321 image at output stride 8:
         inputs  [N, 3, 321, 321], [N, 64, 161, 161], [N, 128, 81, 81], [N, 256, 41, 41], [N, 512, 41, 41]
