@@ -173,7 +173,7 @@ CHAPTER = Chapter(
             ),
         ),
         Exercise(
-            "v1.subsample",
+            "v1.subsample_taps",
             subsample_taps,
             _draw_subsample,
             _judge_subsample,
