@@ -1,4 +1,4 @@
-"""The command line: deeplab-lesson train | evaluate | predict | tune-crf | benchmark | models | scenes | ..."""
+"""The command line: deeplab-lesson train | evaluate | predict | export | tune-crf | models | scenes | ..."""
 
 import os
 import sys
@@ -9,6 +9,7 @@ import tyro
 
 from deeplab_lesson.commands.benchmark import benchmark_command
 from deeplab_lesson.commands.evaluate import evaluate_command
+from deeplab_lesson.commands.export import export_command
 from deeplab_lesson.commands.models import models_command, receptive_field_command
 from deeplab_lesson.commands.predict import predict_command
 from deeplab_lesson.commands.scenes import scenes_command
@@ -18,6 +19,7 @@ from deeplab_lesson.commands.tune_crf import tune_crf_command
 COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate_command,
     "predict": predict_command,
+    "export": export_command,
     "tune-crf": tune_crf_command,
     "benchmark": benchmark_command,
     "models": models_command,

@@ -29,7 +29,13 @@ def test_sample_scenes_are_what_scenes_draws(split, length):
 
 @pytest.mark.parametrize(
     ("name", "untrained_gets_less"),
-    [("deeplabv3plus_mini", 0.4), ("fcn32s_mini", 0.2), ("fcn8s_mini", 0.3), ("deeplabv1_mini", 0.3)],
+    [
+        ("deeplabv3plus_mini", 0.4),
+        ("fcn32s_mini", 0.2),
+        ("fcn16s_mini", 0.3),
+        ("fcn8s_mini", 0.3),
+        ("deeplabv1_mini", 0.3),
+    ],
 )
 def test_bundled_weights_score_what_their_record_says(name, untrained_gets_less):
     record = json.loads(bundled(f"weights/{name}.json").read_text())

@@ -136,6 +136,10 @@ ONLY_ANOTHER_RIGHT_ANSWER = {  # (exercise, twist)
     ("field.choose_rates", "mirrored"),
     ("field.choose_rates", "shifted"),
     ("atrous.convolve", "transposed"),
+    ("fcn.overlap_counts", "mirrored"),
+    ("fcn.bilinear_kernel", "mirrored"),
+    ("fcn.bilinear_kernel", "transposed"),
+    ("fcn.transposed_convolution", "transposed"),
 }
 
 

@@ -17,7 +17,8 @@ def test_a_row_holds_the_measured_scores_and_the_computed_size():
         stored = json.loads(bundled(f"weights/{name}.json").read_text(encoding="utf-8"))["test"]
         assert measured(name) == stored
         scores = [stored["mean_iou"], *(stored["trimap_mean_iou"][str(band)] for band in BANDS)]
-        assert [float(cell) for cell in row[: len(scores)]] == pytest.approx([100 * score for score in scores], abs=0.051)
+        shown = [float(cell) for cell in row[: len(scores)]]
+        assert shown == pytest.approx([100 * score for score in scores], abs=0.051)
         model = create_model(name, num_classes=len(Scenes.classes))
         assert int(row[len(scores)].replace(",", "")) == sum(parameter.numel() for parameter in model.parameters())
     field = receptive_field(create_model(names[0], num_classes=len(Scenes.classes)), SCENE).size[0]

@@ -1,7 +1,7 @@
 """The Sphinx extension of this book: light pages that ask no other host for anything, and static figures.
 
 typeset.py and page_math.py: formulas; page_icons.py: icons; page_pictures.py: pictures; page_runtime.py: the line below
-each chapter.
+each chapter; page_live.py: the page with a network in it.
 """
 
 import os
@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import page_live
 import page_math
 import page_pictures
 from myst_nb.sphinx_ import NbMetadataCollector
@@ -98,4 +99,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("config-inited", own_files)
     app.connect("html-page-context", lighten, priority=900)  # after sphinx-thebe
     app.connect("build-finished", finish)
+    page_live.connect(app)
     return {"parallel_read_safe": True, "parallel_write_safe": False}

@@ -180,7 +180,8 @@ CHAPTER = Chapter(
             mistakes05.SUBSAMPLE,
             (
                 "From 7 taps to 4, both ends included: which four? Which three of 7?",
-                "Between `kernel_size` taps are `kernel_size - 1` steps, and k taps span k - 1 places: the step is (k - 1) // (kernel_size - 1).",
+                "Between `kernel_size` taps are `kernel_size - 1` steps, and k taps span k - 1 places: the step is "
+                "(k - 1) // (kernel_size - 1).",
             ),
         ),
         Exercise(
