@@ -15,6 +15,7 @@ from deeplab_lesson.commands.predict import predict_command
 from deeplab_lesson.commands.scenes import scenes_command
 from deeplab_lesson.commands.train import train_command
 from deeplab_lesson.commands.tune_crf import tune_crf_command
+from deeplab_lesson.training.memory import DoesNotFit
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate_command,
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _one_line(error: BaseException) -> str:
     """What went wrong, without the trace that a DataLoader puts before the message of its worker."""
+    if isinstance(error, DoesNotFit):
+        return str(error)
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return f"out of memory ({error}): take smaller batches, crops or pictures, or another device".replace("\n", " ")
     if isinstance(error, (FileExistsError, NotADirectoryError)) and error.filename:

@@ -124,8 +124,14 @@ def test_advised_accumulation_is_the_smallest_that_fits(large_model, gib, pictur
 def test_estimate_that_is_too_low_still_advises_less_than_what_failed(large_model, gib):
     gib(10_000)
     text = str(does_not_fit(large_config(), large_model, torch.bfloat16, CUDA, step=1))
-    assert "so 15 fit at a time: --accumulate 2 keeps" in text
+    assert "so 8 fit at a time: --accumulate 2 keeps" in text
     assert "--precision" not in text, "it is in 16 bits already"
+
+
+def test_where_the_estimate_says_that_two_fit_and_they_did_not_the_crop_becomes_smaller(large_model, gib):
+    gib(10_000)
+    text = str(does_not_fit(large_config(batch_size=2), large_model, torch.bfloat16, CUDA, step=1))
+    assert "take --crop 353 353 with --accumulate 1" in text, "half of the pixels"
 
 
 def test_where_not_even_two_pictures_fit_a_crop_is_computed_that_does(large_model, gib):

@@ -97,14 +97,16 @@ def read_label(path: Path, classes: Sequence[str], palette: NDArray[np.uint8]) -
             f"{path} is a label in mode {picture.mode}: allowed are palette, gray (L, I) and RGB files; "
             "save it as a palette PNG whose pixel values are the class ids"
         )
-    ids = np.array(picture).astype(np.int64)
-    if len(classes) == 2 and (ids == VOID).any() and np.isin(ids, [0, VOID]).all():
+    ids = np.array(picture)
+    counted = ids.dtype == np.uint8  # nearly always: np.unique would take longer than reading the file
+    present = np.flatnonzero(np.bincount(ids.ravel())) if counted else np.unique(ids.astype(np.int64))
+    if len(classes) == 2 and VOID in present and np.isin(present, [0, VOID]).all():
         warnings.warn(
             f"{path} holds only 0 and 255, and 255 is void, which counts nowhere: if white was meant to be class 1 "
             f"({classes[1]}), save the masks with 0 and 1",
             stacklevel=2,
         )
-    wrong = np.setdiff1d(ids, [*range(len(classes)), VOID])
+    wrong = np.setdiff1d(present, [*range(len(classes)), VOID])
     if wrong.size:
         raise ValueError(_unknown_ids_text(wrong, path, classes, palette))
     return ids.astype(np.uint8)

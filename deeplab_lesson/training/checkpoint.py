@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
 
+from deeplab_lesson import __version__
 from deeplab_lesson.data.files import write_atomically
 from deeplab_lesson.models.base import SegmentationModel, weight_differences
 from deeplab_lesson.models.registry import create_model
@@ -96,9 +97,12 @@ def load_checkpoint(
     try:
         model = create_model(name, **spec)
     except (ValueError, TypeError) as error:
+        written = metadata.get("versions")
+        writer = written.get("deeplab_lesson", "another version") if isinstance(written, dict) else "another version"
         raise ValueError(
-            f"{path} describes the model {metadata['model']}, which cannot be built ({error}): it is damaged, or "
-            "was written by another version of this package"
+            f"{path} describes the model {metadata['model']}, which cannot be built ({error}): it is damaged, or was "
+            f"written by a version of this package that is newer or older (deeplab_lesson {writer}; this is "
+            f"{__version__}); use that version, or train the model anew"
         ) from error
     load_weights(model, path)
     return model.eval().to(device), metadata

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from deeplab_lesson.data.datasets import SegmentationDataset
 from deeplab_lesson.data.transforms import TrainTransform
 from deeplab_lesson.losses import median_frequency_weights
 from deeplab_lesson.training.config import TrainConfig
+from deeplab_lesson.training.picture_cache import picture_cache
 
 View = tuple[int, int]  # (epoch, index of the picture)
 PREFETCH = 4  # batches that each worker keeps ready; torch's 2 leave a gap where one picture takes long
@@ -70,6 +71,10 @@ class RandomViews(Dataset[tuple[Tensor, ...]]):
     """Pictures of a set, each under a random view that depends on seed, epoch and picture only.
 
     A view is an image and a label and, where the set reads instance maps, one of these.
+
+    Args:
+        limit: only the first so many pictures.
+        cache: keep them in memory as they were read; shared by `workers` processes, see `picture_cache`.
     """
 
     def __init__(
@@ -80,10 +85,11 @@ class RandomViews(Dataset[tuple[Tensor, ...]]):
         *,
         limit: int | None = None,
         cache: bool = False,
+        workers: int = 0,
     ) -> None:
         self.dataset, self.transform, self.seed = dataset, transform, seed
         self.length = min(len(dataset), limit or len(dataset))
-        self.cache: dict[int, tuple[Any, ...]] | None = {} if cache else None
+        self.cache = picture_cache(dataset, self.length, workers) if cache else None
 
     def __len__(self) -> int:
         return self.length
@@ -95,11 +101,22 @@ class RandomViews(Dataset[tuple[Tensor, ...]]):
         return self.transform(image, label, generator, instances=more[0] if more else None)
 
     def _read(self, index: int) -> tuple[Any, ...]:
-        if self.cache is None:
-            return self.dataset.read(index)
-        if index not in self.cache:
-            self.cache[index] = self.dataset.read(index)
-        return self.cache[index]
+        kept = None if self.cache is None else self.cache.get(index)
+        if kept is not None:
+            return kept
+        parts = self.dataset.read(index)
+        if self.cache is not None:
+            self.cache[index] = parts
+        return parts
+
+
+def collate(views: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Stack views to a batch whose images keep a pixel's channels side by side, as pictures have them.
+
+    So stacking is plain copying, and nothing has to be turned for convolutions that like this order (channels_last).
+    """
+    images, *maps = default_collate([(image.permute(1, 2, 0), *maps) for image, *maps in views])
+    return [images.permute(0, 3, 1, 2), *maps]
 
 
 def training_batches(
@@ -123,10 +140,11 @@ def training_batches(
     transform = TrainTransform(
         config.crop, config.scale, config.flip, config.color_jitter, as_bytes=config.uint8_upload
     )
-    views = RandomViews(dataset, transform, config.seed, limit=config.limit, cache=config.cache)
+    views = RandomViews(dataset, transform, config.seed, limit=config.limit, cache=config.cache, workers=config.workers)
     return DataLoader(
         views,
         batch_sampler=BatchStream(len(views), config.batch_size, config.seed, first_step, config.steps, share),
+        collate_fn=collate,
         num_workers=config.workers,
         prefetch_factor=PREFETCH if config.workers else None,
         pin_memory=device.type == "cuda",

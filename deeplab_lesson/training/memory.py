@@ -103,8 +103,9 @@ def _advice(
 ) -> str:
     share = config.batch_size // processes
     pictures, usable = share // config.accumulate, USABLE * room - weights
-    picture = max(picture, math.ceil(usable / pictures))  # so many did not fit, whatever the estimate says
-    fits = max(0, min(math.floor(usable / picture), pictures - 1))
+    if usable >= pictures * picture:  # the estimate is too low: so many did not fit; count on half of them
+        picture = math.floor(2 * usable / pictures)
+    fits = max(0, math.floor(usable / picture))
     about = (
         f"a picture takes about {picture / GIB:.2g} GiB, weights and optimizer {weights / GIB:.2g} GiB (estimated), so "
         f"{fits} fit at a time"

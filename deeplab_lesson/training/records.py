@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import platform
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from deeplab_lesson import __version__
 from deeplab_lesson.data.datasets import SegmentationDataset
 from deeplab_lesson.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from deeplab_lesson.models.base import SegmentationModel
@@ -33,7 +35,17 @@ def description(
         "normalization": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD},
         "metrics": evaluation.to_json() if evaluation else None,
         "config": {key: value if isinstance(value, plain) else str(value) for key, value in settings.items()},
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__},
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return what the numbers of a run depend on beside its settings."""
+    return {
+        "deeplab_lesson": __version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
     }
 
 
@@ -53,6 +65,48 @@ def resume_settings(
         "device": device.type,
         "precision": str(precision),
     }
+
+
+STATE_PARTS = ("step", "scored_step", "best_mean_iou", "evaluation", "model", "optimizer", "scaler", "random_state")
+
+
+def check_state(state: dict[str, Any], settings: dict[str, str], out: Path) -> str | None:
+    """Refuse a saved training that this one, with `settings`, cannot go on with.
+
+    Returns:
+        A remark, where it can but another version of PyTorch saved it.
+
+    Raises:
+        ValueError: other settings, settings that this version does not know, or a state of another form.
+    """
+    then, now = state.get("versions", {}), versions()
+    writer = f"deeplab_lesson {then.get('deeplab_lesson', '(not noted)')}"
+    start_anew = "start a new one in another folder (out=..., --out), from its weights if you like (start_from=...)"
+    missing = [part for part in STATE_PARTS if part not in state]
+    unknown = sorted(state["settings"].keys() - settings.keys() - set(FREE_SETTINGS))
+    if missing or unknown:
+        found = (
+            f"lacks {', '.join(missing)}"
+            if missing
+            else "has settings that this version does not know: "
+            + ", ".join(f"{key}={state['settings'][key]}" for key in unknown)
+        )
+        raise ValueError(
+            f"the training in {out} was saved by {writer} and {found}; this is {now['deeplab_lesson']}. Go on with the "
+            f"version that saved it, or {start_anew}"
+        )
+    different = setting_differences({"processes": "1"} | state["settings"], settings)
+    if different:
+        raise ValueError(
+            f"the training in {out} has other settings: {'; '.join(different)}. Go on with the same settings, or "
+            f"{start_anew}"
+        )
+    if then and then["torch"] != now["torch"]:
+        return (
+            f"saved with PyTorch {then['torch']}, and this is {now['torch']}: it goes on, but its numbers may differ "
+            "in their last digits from those of a run without a stop"
+        )
+    return None
 
 
 def setting_differences(then: dict[str, str], now: dict[str, str]) -> list[str]:

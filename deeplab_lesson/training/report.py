@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -38,7 +39,8 @@ class Reporter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.file.close()
+        with suppress(OSError):  # every line was flushed; what a full disk refused is refused again
+            self.file.close()
         self.bar.close()
         if self.board is not None:
             self.board.close()
@@ -54,7 +56,7 @@ class Reporter:
     def record(self, step: int, loss: float, learning_rate: float) -> None:
         """Write down a stretch of training."""
         seconds, since = time.perf_counter() - self.mark[0], self.mark[1]
-        speed = (step - since) * self.batch_size / seconds if step > since else 0.0
+        speed = (step - since) * self.batch_size / seconds if step > since and seconds > 0 else 0.0
         self.restart_clock(step)
         self.bar.set_postfix(loss=f"{loss:.3f}", lr=f"{learning_rate:.2g}", images_s=f"{speed:.0f}")
         self._write({"step": step, "loss": loss, "learning_rate": learning_rate, "images_per_second": round(speed, 1)})
@@ -69,8 +71,15 @@ class Reporter:
         tqdm.write(text)
 
     def _write(self, record: dict[str, Any]) -> None:
-        self.file.write(json.dumps(record) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps(record) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{self.path} could not be written ({error.strerror}): the checkpoints of the run are whole; free some "
+                "space, then repeat the command with resume",
+            ) from error
         if self.board is not None:
             for key, value in record.items():
                 if isinstance(value, float):

@@ -1,6 +1,7 @@
 """The training loop, top to bottom: batches, update, record, evaluate, save, and going on after a stop."""
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from deeplab_lesson.models.panoptic import PanopticDeepLab
 from deeplab_lesson.training import distributed
 from deeplab_lesson.training.checkpoint import BEST, LAST, STATE, load_state, save_checkpoint, save_state
 from deeplab_lesson.training.config import TrainConfig
+from deeplab_lesson.training.data_errors import data_may_change, reading
 from deeplab_lesson.training.evaluation import Evaluation
 from deeplab_lesson.training.hardware import choose_device, choose_precision, make_deterministic
 from deeplab_lesson.training.interrupt import Stopped, StopSwitch
 from deeplab_lesson.training.loader import check_shares, class_weights, training_batches
 from deeplab_lesson.training.memory import does_not_fit, is_out_of_memory
-from deeplab_lesson.training.records import description, resume_settings, setting_differences
+from deeplab_lesson.training.records import check_state, description, resume_settings, versions
 from deeplab_lesson.training.report import Reporter, no_longer_finite, open_reporter
 from deeplab_lesson.training.starting_model import starting_model
 from deeplab_lesson.training.update import Update
@@ -120,7 +122,7 @@ class Trainer:
             )
             try:
                 self._maybe_evaluate(reporter)  # the run may have been stopped during an evaluation
-                for images, labels, *instances in batches:
+                for images, labels, *instances in reading(batches, self.out):
                     if isinstance(self.model, PanopticDeepLab) and not instances and not losses:
                         reporter.say("the data has no instance maps: centers and offsets are not trained")
                     losses.append(self._update(images, labels, *instances))
@@ -167,9 +169,10 @@ class Trainer:
         if not due or self.scored_step == self.step:
             return
         self._check_finite()
-        self.evaluation = distributed.evaluate_together(
-            self.model, self.val_set, self.stop, workers=self.config.workers
-        )
+        with data_may_change(self.out):
+            self.evaluation = distributed.evaluate_together(
+                self.model, self.val_set, self.stop, workers=self.config.workers
+            )
         self.scored_step = self.step
         reporter.scores(self.step, self.evaluation.to_json())
         if self.evaluation.mean_iou > self.best_mean_iou:
@@ -198,6 +201,7 @@ class Trainer:
                 "best_mean_iou": self.best_mean_iou,
                 "evaluation": json.dumps(self.evaluation and self.evaluation.to_json()),
                 "settings": self._settings(),
+                "versions": versions(),
                 "model": self.model.state_dict(),
                 **self.update.state(),
                 **random_states,
@@ -209,12 +213,8 @@ class Trainer:
         return settings | {"processes": str(distributed.world_size())}
 
     def _restore(self, state: dict[str, Any]) -> None:
-        different = setting_differences({"processes": "1"} | state["settings"], self._settings())
-        if different:
-            raise ValueError(
-                f"the training in {self.out} has other settings: {'; '.join(different)}. Go on with the same "
-                "settings, or start a new one in another folder (out=..., --out)"
-            )
+        if remark := check_state(state, self._settings(), self.out):
+            warnings.warn(remark, stacklevel=3)
         self.model.load_state_dict(state["model"])
         self.update.restore(state)
         distributed.set_random_states(state, self.device)
