@@ -148,7 +148,7 @@ def convolution_weight(weight: torch.Tensor, channels: int, size: int) -> torch.
     return torch.stack(maps, dim=1).double()
 
 
-def subsample(weight: torch.Tensor, kernel_size: int) -> torch.Tensor:
+def subsample_taps(weight: torch.Tensor, kernel_size: int) -> torch.Tensor:
     """Nearest-neighbor shrinking with the corners on top of each other."""
     places = np.linspace(0, weight.shape[2] - 1, kernel_size).astype(int)
     return weight[:, :, torch.tensor(places)[:, None], torch.tensor(places)]
@@ -161,6 +161,81 @@ def head_parameters(kernel_size: int, channels: int, classes: int) -> np.int64:
 
 def convolve_with_torch(signal: torch.Tensor, kernel: torch.Tensor, rate: int) -> torch.Tensor:
     return F.conv1d(signal.view(1, 1, -1), kernel.view(1, 1, -1), dilation=rate).flatten()
+
+
+def transposed_size(n: int, kernel_size: int, stride: int, padding: int) -> torch.Tensor:
+    """Count what an ordinary convolution would have read: the smallest input from which it makes n."""
+    size = kernel_size
+    while (size - kernel_size) // stride + 1 < n:
+        size += 1
+    return torch.tensor(size - 2 * padding)
+
+
+def overlap_counts(n: int, kernel_size: int, stride: int) -> np.ndarray:
+    matrix = np.zeros(((n - 1) * stride + kernel_size, n), dtype=int)
+    for i in range(n):
+        matrix[i * stride : i * stride + kernel_size, i] = 1
+    return matrix.sum(axis=1)
+
+
+def bilinear_kernel(factor: int) -> torch.Tensor:
+    """A tent is a box convolved with a box."""
+    box = np.ones(factor) / factor
+    tent = np.convolve(box, np.ones(factor))  # 2 * factor - 1 taps, with its top on the middle one
+    return torch.tensor(np.convolve(tent, [0.5, 0.5]))
+
+
+def transposed_convolution(signal: torch.Tensor, kernel: torch.Tensor, stride: int, padding: int) -> torch.Tensor:
+    """Zeros between the inputs, and an ordinary convolution with the kernel turned around."""
+    spread = torch.zeros((len(signal) - 1) * stride + 1)
+    spread[::stride] = signal
+    turned = kernel.flip(0).view(1, 1, -1)
+    return F.conv1d(spread.view(1, 1, -1), turned, padding=len(kernel) - 1 - padding).flatten()
+
+
+def unpool(values: torch.Tensor, indices: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    one_hot = F.one_hot(indices.flatten(), height * width).float()  # [places of the small map, of the large one]
+    return (values.flatten() @ one_hot).view(height, width)
+
+
+def energy(unary: torch.Tensor, labels: torch.Tensor, weight: float) -> np.float64:
+    height, width = labels.shape
+    total = np.float64(0)
+    for row, column in itertools.product(range(height), range(width)):
+        total += float(unary[labels[row, column], row, column])
+        for other in ((row + 1, column), (row, column + 1)):
+            if other[0] < height and other[1] < width and labels[row, column] != labels[other]:
+                total += weight
+    return total
+
+
+def appearance(first: list[int], second: list[int], sigma_xy: float, sigma_rgb: float) -> torch.Tensor:
+    sigmas = torch.tensor([sigma_xy] * 2 + [sigma_rgb] * 3).double()
+    f, g = (torch.tensor(pixel).double() / sigmas for pixel in (first, second))
+    return (f @ g - f @ f / 2 - g @ g / 2).exp()
+
+
+def update(unary: torch.Tensor, kernel: torch.Tensor, marginals: torch.Tensor) -> torch.Tensor:
+    """By the costs of disagreement, which differ from the messages by a constant."""
+    costs = torch.einsum("ij,lj->li", kernel, 1 - marginals)
+    likely = torch.exp(-unary - costs).double()
+    return likely / likely.sum(dim=0)
+
+
+def free_energy(unary: torch.Tensor, kernel: torch.Tensor, marginals: torch.Tensor) -> torch.Tensor:
+    """Over all labelings: the mean of energy + log Q."""
+    total = torch.tensor(0.0)
+    classes, pixels = unary.shape
+    for labels in itertools.product(range(classes), repeat=pixels):
+        own = torch.tensor(labels)
+        q = marginals[own, range(pixels)].prod()
+        pairs = (kernel - torch.diag(kernel.diag())) * (own[:, None] != own)
+        total += q * (unary[own, range(pixels)].sum() + pairs.sum() / 2 + q.log())
+    return total + (kernel.diag() * (1 - marginals.square().sum(dim=0))).sum() / 2
+
+
+def splat_and_slice(values: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    return torch.stack([values[cells == cell].double().mean(dim=0) for cell in cells])
 
 
 SECOND_ANSWERS: list[tuple[str, Callable[..., Any]]] = [
@@ -186,6 +261,16 @@ SECOND_ANSWERS: list[tuple[str, Callable[..., Any]]] = [
     ("v1.two_fields", two_fields),
     ("v1.learning_rate", learning_rate),
     ("v1.convolution_weight", convolution_weight),
-    ("v1.subsample", subsample),
+    ("v1.subsample_taps", subsample_taps),
     ("v1.head_parameters", head_parameters),
+    ("crf.energy", energy),
+    ("crf.appearance", appearance),
+    ("crf.splat_and_slice", splat_and_slice),
+    ("crf.update", update),
+    ("crf.free_energy", free_energy),
+    ("fcn.transposed_size", transposed_size),
+    ("fcn.overlap_counts", overlap_counts),
+    ("fcn.bilinear_kernel", bilinear_kernel),
+    ("fcn.transposed_convolution", transposed_convolution),
+    ("fcn.unpool", unpool),
 ]

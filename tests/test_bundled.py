@@ -34,6 +34,8 @@ def test_sample_scenes_are_what_scenes_draws(split, length):
         ("fcn32s_mini", 0.2),
         ("fcn16s_mini", 0.3),
         ("fcn8s_mini", 0.3),
+        ("unet_mini", 0.4),
+        ("segnet_mini", 0.2),
         ("deeplabv1_mini", 0.3),
     ],
 )

@@ -2,10 +2,17 @@
 
 import difflib
 
-from deeplab_lesson.exercises import chapter01, chapter03, chapter04, chapter05
+from deeplab_lesson.exercises import chapter01, chapter02, chapter03, chapter04, chapter05, chapter06
 from deeplab_lesson.exercises.exercise import Chapter, Exercise
 
-CHAPTERS: tuple[Chapter, ...] = (chapter01.CHAPTER, chapter03.CHAPTER, chapter04.CHAPTER, chapter05.CHAPTER)
+CHAPTERS: tuple[Chapter, ...] = (
+    chapter01.CHAPTER,
+    chapter02.CHAPTER,
+    chapter03.CHAPTER,
+    chapter04.CHAPTER,
+    chapter05.CHAPTER,
+    chapter06.CHAPTER,
+)
 EXERCISES: dict[str, Exercise] = {each.name: each for chapter in CHAPTERS for each in chapter.exercises}
 
 
