@@ -19,7 +19,16 @@ from deeplab_lesson.data import Scenes
 from deeplab_lesson.training import evaluate, load_checkpoint, preset_config, train
 from deeplab_lesson.training.checkpoint import STATE
 
-NAMES = ("deeplabv3plus_mini", "fcn32s_mini", "fcn16s_mini", "fcn8s_mini", "unet_mini", "segnet_mini", "deeplabv1_mini")
+NAMES = (
+    "deeplabv3plus_mini",
+    "fcn32s_mini",
+    "fcn16s_mini",
+    "fcn8s_mini",
+    "unet_mini",
+    "segnet_mini",
+    "deeplabv1_mini",
+    "deeplabv3_mini",
+)
 
 
 def main(
