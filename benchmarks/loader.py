@@ -31,7 +31,7 @@ from deeplab_lesson.data import Scenes, SegmentationDataset, VOCFolder
 from deeplab_lesson.data.files import write_label, write_picture
 from deeplab_lesson.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from deeplab_lesson.training import TrainConfig
-from deeplab_lesson.training.loader import training_batches
+from deeplab_lesson.training.loader import PREFETCH, training_batches
 
 SIZE = (375, 500)  # height and width of most pictures of VOC 2012
 CROP, BASE_SIZE = 480, 520  # of torchvision's recipe
@@ -117,7 +117,7 @@ class Endless:
 
     def turn(self) -> float:
         """Read as many batches as were prepared ahead, then measure: pictures a second."""
-        ready = getattr(self.stream, "_num_workers", 0) * 4  # what was made while the other side had its turn
+        ready = getattr(self.stream, "_num_workers", 0) * PREFETCH  # what was made while the other side had its turn
         for _ in range(ready):
             next(self.stream)
         start = time.perf_counter()

@@ -154,8 +154,6 @@ def our_step(sizes: Sizes, device: torch.device, settings: dict[str, Any], strid
         model="deeplabv3_resnet50", steps=10**6, batch_size=sizes.batch, learning_rate=0.02, **settings
     )
     model = our_model(stride)
-    layout = torch.channels_last if config.channels_last else torch.contiguous_format
-    model.to(device, memory_format=layout)  # type: ignore[call-overload]
     update = Update(model, config, device, choose_precision(config.precision, device))
     images, labels = host_batch(sizes)
     batch = (images, labels) if config.uint8_upload else (normalize(images), labels.long())

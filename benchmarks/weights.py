@@ -4,9 +4,7 @@ Scenes, fixed seed, the recipe of the CPU preset with more steps and pictures. S
 it goes on. It writes data/weights/NAME.safetensors and NAME.json.
 """
 
-import json
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +13,7 @@ import tyro
 from tyro.conf import Positional
 
 from benchmarks.results import ROOT, write_result
+from benchmarks.resumable import Clock
 from deeplab_lesson.data import Scenes
 from deeplab_lesson.training import evaluate, load_checkpoint, preset_config, train
 from deeplab_lesson.training.checkpoint import STATE
@@ -46,12 +45,8 @@ def main(
         config = replace(
             config, evaluate_every=1000, warmup_steps=100, tensorboard=False, resume=(run / STATE).exists()
         )
-        clock = run / "seconds.json"
-        before = json.loads(clock.read_text()) if clock.exists() else 0.0
-        start = time.perf_counter()
-        result = train(config)
-        seconds = before + time.perf_counter() - start
-        clock.write_text(json.dumps(seconds))
+        with Clock(run):
+            result = train(config)
         if not result.finished:
             print(f"{name}: stopped; the same command goes on")
             return
@@ -63,7 +58,7 @@ def main(
         write_result(
             out / f"{name}.json",
             f"python -m benchmarks.weights {name} --steps {steps} --limit {limit} --seed {seed}",
-            seconds,
+            Clock(run).seconds,
             {"seed": seed, "steps": steps, "validation": metadata["metrics"], "test": scores.to_json()},
         )
 

@@ -7,10 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ import torch
 import yaml
 from filelock import FileLock
 from PIL import Image
-from test_browser import CHROMIUM, QUIET, Quiet, Visit, elsewhere
+from test_browser import CHROMIUM, Visit, elsewhere, launched, served
 from test_live import largest_difference
 
 from deeplab_lesson.data import Scenes, bundled
@@ -77,21 +74,16 @@ def build_small_book(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def origin(book: Path) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(book)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    with served(book) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if CHROMIUM is None:
         pytest.skip("NO BROWSER: install chromium; the live page is not tried")
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: run make setup")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET.split())
+    with launched() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture

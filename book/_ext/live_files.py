@@ -87,6 +87,7 @@ def make_networks(folder: Path) -> list[dict[str, Any]]:
     """An ONNX file of each network, equal to PyTorch's to 1e-4 of the largest logit."""
     from deeplab_lesson.data import bundled
     from deeplab_lesson.inference.onnx_file import export_onnx, missing_packages
+    from deeplab_lesson.notebook.running_table import measured
     from deeplab_lesson.training import load_checkpoint
 
     missing = " ".join(missing_packages())
@@ -97,7 +98,6 @@ def make_networks(folder: Path) -> list[dict[str, Any]]:
         model, metadata = load_checkpoint(bundled(f"weights/{name}.safetensors"))
         file = folder / f"{name}.onnx"
         export_onnx(model, file, {key: metadata[key] for key in ("classes", "palette")})
-        scores = json.loads(bundled(f"weights/{name}.json").read_text(encoding="utf-8"))["test"]
         told.append(
             {
                 "name": name,
@@ -105,7 +105,7 @@ def make_networks(folder: Path) -> list[dict[str, Any]]:
                 "note": note,
                 "file": file.name,
                 "bytes": file.stat().st_size,
-                "mean_iou": round(100 * scores["mean_iou"], 1),
+                "mean_iou": round(100 * measured(name)["mean_iou"], 1),
             }
         )
     return told

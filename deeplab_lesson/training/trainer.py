@@ -90,8 +90,6 @@ class Trainer:
             self.model = distributed.synchronize_batch_norm(self.model, self.device)
         if (rank := distributed.rank()) > 0:
             torch.manual_seed(config.seed + rank)  # dropout differs from part to part of a batch
-        layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self.stop = distributed.AgreedStop() if distributed.world_size() > 1 else StopSwitch()
         self.update = Update(
             self.model,

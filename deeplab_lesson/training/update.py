@@ -27,6 +27,7 @@ class Update:
     """Takes one step of the optimizer at each call.
 
     Args:
+        model: is moved to the device, in the memory layout of the settings.
         class_weights: [C] on the CPU, as the loss has them.
         pool: sums a count of pixels over all processes.
     """
@@ -43,6 +44,8 @@ class Update:
     ) -> None:
         self.model, self.config, self.device, self.pool = model, config, device, pool
         self.class_weights = class_weights
+        self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        model.to(device, memory_format=self.memory_format)  # type: ignore[call-overload]
         self.loss = StepLoss(
             config.losses,
             class_weights=None if class_weights is None else class_weights.to(device),
@@ -54,7 +57,6 @@ class Update:
         self.schedule = build_schedule(config)
         self.scaler = torch.GradScaler(device.type, enabled=precision == torch.float16)
         self.first_bad_step = torch.tensor(-1, device=device)
-        self.memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.forward: nn.Module = ModelWithLoss(model, self.loss, precision)
         self.compiles = config.compile
         if not self.compiles:
