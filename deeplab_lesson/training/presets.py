@@ -13,8 +13,8 @@ PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {
         learning_rate=0.05, scale=(0.75, 1.5), workers=2, cache=True, evaluate_every=1000, warmup_steps=200,
     ),
     ("camvid", "cpu"): dict(
-        steps=3600, batch_size=8, crop=(192, 192), scale=(0.6, 1.2), learning_rate=0.1, color_jitter=0.3,
-        cache=True, evaluate_every=1200, warmup_steps=50,
+        steps=9600, batch_size=8, crop=(192, 192), scale=(0.6, 1.2), learning_rate=0.1, color_jitter=0.3,
+        cache=True, evaluate_every=2400, warmup_steps=50,
     ),
     ("camvid", "gpu"): dict(
         model="deeplabv3plus_resnet50", output_stride=8, steps=20000, batch_size=16, crop=(352, 352),
