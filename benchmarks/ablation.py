@@ -73,11 +73,12 @@ PARTS: dict[str, dict[str, Row]] = {
         "with Lovász": Row(recipe={"losses": ("cross_entropy", "lovasz_softmax")}),
         "with edges": Row(recipe={"losses": ("cross_entropy", "edge")}),
     },
-    "optimization": {  # v3+ itself: SGD, momentum 0.9, poly schedule, batches of 16
-        "AdamW": Row(recipe={"optimizer": "adamw", "learning_rate": 0.002}),
+    "optimization": {  # v3+ itself: SGD, momentum 0.9, poly schedule, batches of 8
+        "AdamW": Row(recipe={"optimizer": "adamw", "learning_rate": 0.001}),
         "no momentum": Row(recipe={"momentum": 0.0}),
         "step schedule": Row(recipe={"schedule": "step"}),
-        "batches of 4": Row(recipe={"batch_size": 4}),  # as many steps: a quarter of the pictures
+        # as many steps, so a quarter of the pictures
+        "batches of 2": Row(recipe={"batch_size": 2, "learning_rate": 0.0125}),
     },
 }
 
@@ -88,7 +89,7 @@ def main(
     seeds: tuple[int, ...] = (0, 1, 2),
     rows: tuple[str, ...] = (),
     size: int = 128,
-    batch_size: int = 16,
+    batch_size: int = 8,
     test_pictures: int = 512,
     runs: Path = Path("runs/ablation"),
     results: Path = ROOT / "book" / "results",
@@ -103,9 +104,11 @@ def main(
     if unknown := [name for name in rows if name not in all_rows]:
         raise ValueError(f"there is no row {', '.join(unknown)}: allowed are {', '.join(all_rows)}")
     settings = {"steps": steps, "limit": limit, "size": size, "batch_size": batch_size, "test_pictures": test_pictures}
+    preset = preset_config("scenes", "cpu", steps=steps, limit=limit, crop=(size, size), tensorboard=False)
     config = replace(
-        preset_config("scenes", "cpu", steps=steps, limit=limit, crop=(size, size), tensorboard=False),
+        preset,
         batch_size=batch_size,
+        learning_rate=preset.learning_rate * batch_size / preset.batch_size,  # the linear rule
         evaluate_every=steps,
         step_every=max(1, steps // 3),  # two falls, as v1 has in its 6000 steps
         warmup_steps=min(100, steps // 10),
