@@ -239,6 +239,20 @@ def test_theme_button_changes_the_theme_and_the_choice_stays(browser: Any, origi
         visit.page.wait_for_function(f"{theme} === 'dark'", timeout=10_000)
 
 
+def test_a_page_read_in_dark_is_printed_in_light_with_its_long_lines_whole(browser: Any, origin: str) -> None:
+    with Visit(browser, origin + "book/03_atrous_convolution.html", scheme="dark") as visit:
+        theme = "document.documentElement.dataset.theme"
+        visit.page.wait_for_function(f"{theme} === 'dark'", timeout=10_000)
+        visit.page.evaluate("addEventListener('beforeprint', () => { window.printed = " + theme + " })")
+        visit.page.set_viewport_size({"width": 794, "height": 1123})  # A4
+        visit.page.pdf(format="A4")
+        assert visit.page.evaluate("window.printed") == "light"
+        assert visit.page.evaluate(theme) == "dark"
+        visit.page.emulate_media(media="print")
+        wide = "[...document.querySelectorAll('.bd-content pre')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+        assert visit.page.evaluate(wide) == 0
+
+
 # ---- read from the files, without the browser --------------------------------------------------------------------
 
 

@@ -22,3 +22,14 @@
     slider.addEventListener("touchstart", fetchFrames, { once: true, passive: true });
   }
 }
+
+// Paper is white: a page that is read in dark is printed in light.
+{
+  const root = document.documentElement;
+  let theme = root.dataset.theme;
+  addEventListener("beforeprint", () => {
+    theme = root.dataset.theme;
+    root.dataset.theme = "light";
+  });
+  addEventListener("afterprint", () => (root.dataset.theme = theme));
+}
