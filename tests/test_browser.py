@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import cache, partial
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
@@ -237,6 +238,49 @@ def test_theme_button_changes_the_theme_and_the_choice_stays(browser: Any, origi
             visit.page.locator("button.theme-switch-button:visible").first.click()
         visit.page.reload(wait_until="networkidle")
         visit.page.wait_for_function(f"{theme} === 'dark'", timeout=10_000)
+
+
+SPOKEN = {"image", "slider", "button", "link", "checkbox", "radio", "combobox", "textbox", "DisclosureTriangle"}
+
+
+@every_page
+def test_a_screen_reader_hears_headings_in_order_a_name_for_everything_and_formulas_as_text(
+    browser: Any, origin: str, page: str
+) -> None:
+    with Visit(browser, origin + page) as visit:
+        session = visit.context.new_cdp_session(visit.page)
+        nodes = {node["nodeId"]: node for node in session.send("Accessibility.getFullAXTree")["nodes"]}
+        formulas = visit.page.locator("main .formula, main .formula-block").count()
+
+    def role(node: dict[str, Any]) -> str:
+        return "" if node.get("ignored") else str(node.get("role", {}).get("value", ""))
+
+    def read(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        yield node
+        for child in node.get("childIds", []):
+            if child in nodes:
+                yield from read(nodes[child])
+
+    def says(node: dict[str, Any]) -> str:
+        return "".join(str(each.get("name", {}).get("value", "")) for each in read(node) if role(each) == "StaticText")
+
+    (main,) = (node for node in nodes.values() if role(node) == "main")
+    heard = list(read(main))
+    silent = [role(node) for node in heard if role(node) in SPOKEN and not node.get("name", {}).get("value")]
+    assert silent == []
+    levels = [
+        each["value"]["value"]
+        for node in heard
+        if role(node) == "heading"
+        for each in node["properties"]
+        if each["name"] == "level"
+    ]
+    assert levels[0] == 1
+    assert 1 not in levels[1:]
+    assert all(after <= before + 1 for before, after in pairwise(levels)), levels
+    math = [node for node in heard if role(node) == "MathMLMath"]
+    assert len(math) == formulas
+    assert [node for node in math if not says(node).strip()] == []
 
 
 def test_a_page_read_in_dark_is_printed_in_light_with_its_long_lines_whole(browser: Any, origin: str) -> None:
