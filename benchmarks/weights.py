@@ -26,6 +26,7 @@ NAMES = (
     "unet_mini",
     "segnet_mini",
     "deeplabv1_mini",
+    "deeplabv2_mini",
     "deeplabv3_mini",
 )
 

@@ -238,6 +238,179 @@ def splat_and_slice(values: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
     return torch.stack([values[cells == cell].double().mean(dim=0) for cell in cells])
 
 
+def steps_for(epochs: int, pictures: int, batch_size: int) -> int:
+    seen, steps = 0, 0
+    while seen < epochs * pictures:
+        seen, steps = seen + batch_size, steps + 1
+    return steps
+
+
+def rate_at(step: int, rate: float, batch_size: int, new_batch_size: int, warmup: int) -> float:
+    per_picture = rate / batch_size
+    if step >= warmup:
+        return per_picture * new_batch_size
+    return sum(per_picture * new_batch_size / warmup for _ in range(step + 1))
+
+
+def ids_of_colors(mask: torch.Tensor, colors: torch.Tensor) -> torch.Tensor:
+    ids = torch.full(mask.shape[:2], 255)
+    for class_id, color in enumerate(colors):
+        ids[(mask - color).abs().amax(dim=2) == 0] = class_id
+    return ids
+
+
+def two_looks(logits: torch.Tensor, mirrored: torch.Tensor) -> torch.Tensor:
+    columns = torch.arange(logits.shape[2] - 1, -1, -1)
+    return torch.stack([F.softmax(logits, 0), F.softmax(mirrored, 0)[..., columns]]).mean(dim=0)
+
+
+def own_pictures(pictures: int, rank: int, processes: int) -> list[int]:
+    return [number for number in range(pictures) if (number - rank) % processes == 0]
+
+
+def cross_entropy_with_void(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    counted = [(column, int(label)) for column, label in zip(logits.double().T, labels, strict=True) if label != 255]
+    losses = [float(column.logsumexp(dim=0) - column[label]) for column, label in counted]
+    return float(np.mean(losses)) if losses else 0.0
+
+
+def running_mean(start: float, batch_mean: float, momentum: float, steps: int) -> float:
+    for _ in range(steps):
+        start += momentum * (batch_mean - start)
+    return start
+
+
+def dice(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    truth = F.one_hot(labels, 256)[:, : len(probabilities)].T  # void becomes no class
+    shared = (probabilities * truth).sum(dim=1)
+    sizes = (probabilities * (labels != 255)).sum(dim=1) + truth.sum(dim=1)
+    return 1 - (2 * shared / sizes)[truth.any(dim=1)].mean()
+
+
+def lovasz(errors: torch.Tensor, truth: torch.Tensor) -> float:
+    """An integral: 1 - IoU of the pixels whose errors lie above a bar, over all bars from 0 to 1."""
+    bars = [0.0, *sorted(errors.tolist())]
+    total = 0.0
+    for low, high in itertools.pairwise(bars):
+        said = truth ^ (errors > low)
+        total += (high - low) * (1 - int((said & truth).sum()) / int((said | truth).sum()))
+    return total
+
+
+def adam(gradients: list[float], learning_rate: float) -> float:
+    parameter = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([parameter], lr=learning_rate)
+    for gradient in gradients:
+        parameter.grad = torch.tensor([gradient], dtype=torch.float64)
+        optimizer.step()
+    return parameter.item()
+
+
+def count_weights(kernel_size: int, in_channels: int, out_channels: int) -> int:
+    plain = torch.nn.Conv2d(in_channels, out_channels, kernel_size, bias=False, device="meta").weight.numel()
+    return round(plain * (1 / out_channels + 1 / kernel_size**2))
+
+
+def merge_kernels(depthwise: torch.Tensor, pointwise: torch.Tensor) -> torch.Tensor:
+    """By the pixels that the two steps answer to: the gradient is the kernel."""
+    size = depthwise.shape[1]
+    pixels = torch.zeros(1, len(depthwise), size, size, requires_grad=True)
+    mixed = F.conv2d(F.conv2d(pixels, depthwise[:, None], groups=len(depthwise)), pointwise[:, :, None, None])
+    return torch.cat([torch.autograd.grad(output, pixels, retain_graph=True)[0] for output in mixed.flatten()])
+
+
+def joined_shape(height: int, width: int, low_level: int, encoded: int) -> torch.Tensor:
+    picture = torch.empty(1, 1, height, width, device="meta")
+    small = F.max_pool2d(F.max_pool2d(picture, 3, 2, 1), 3, 2, 1)
+    return torch.tensor([low_level + encoded, *small.shape[2:]])
+
+
+def fuse(low_level: torch.Tensor, encoded: torch.Tensor, reduce: torch.Tensor) -> torch.Tensor:
+    reduced = F.relu(F.conv2d(low_level[None], reduce[:, :, None, None])).double()
+    return torch.cat([reduced, F.interpolate(encoded[None], reduced.shape[2:], mode="bilinear").double()], dim=1)[0]
+
+
+def coarse_labels(labels: torch.Tensor, num_classes: int, stride: int) -> torch.Tensor:
+    best, answer = torch.full(labels.shape, -1.0), torch.zeros(labels.shape, dtype=torch.int32)
+    for class_id in range(num_classes):
+        cells = (labels == class_id).double().unflatten(0, (-1, stride)).unflatten(2, (-1, stride)).mean(dim=(1, 3))
+        share = F.interpolate(cells[None, None], scale_factor=stride, mode="bilinear")[0, 0].float()
+        answer[share > best] = class_id
+        best = torch.maximum(best, share)
+    return answer
+
+
+def first_useless_rate(height: int, width: int, output_stride: int) -> np.int64:
+    return np.ceil(np.maximum(height, width) / output_stride).astype(int)
+
+
+def field_of_pyramid(rates: list[int], output_stride: int, seen: int) -> int:
+    """From the first pixel that a branch sees to its last one."""
+    return max(rate * output_stride + seen - 1 - (-rate * output_stride) + 1 for rate in rates)
+
+
+def sum_of_branches(features: torch.Tensor, weights: torch.Tensor, rates: list[int]) -> torch.Tensor:
+    """As one large kernel: zeros between the weights, and all branches added before they are applied."""
+    reach = max(rates)
+    kernel = torch.zeros(*weights.shape[1:3], 2 * reach + 1, 2 * reach + 1)
+    for weight, rate in zip(weights, rates, strict=True):
+        places = slice(reach - rate, reach + rate + 1, rate)
+        kernel[:, :, places, places] += weight
+    return F.conv2d(features, kernel, padding=reach)
+
+
+def image_pooling(features: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The 1x1 first, and the mean of its map afterwards: both are linear."""
+    mixed = torch.einsum("nchw,oc->nohw", features.double(), weight.double())
+    return torch.ones_like(mixed) * mixed.mean(dim=(2, 3), keepdim=True)
+
+
+def multi_grid_rates(output_stride: int, block: int, unit_rates: list[int]) -> torch.Tensor:
+    rate, reached = 1, 16  # in front of block 4
+    for _ in range(4, block + 1):
+        reached *= 2
+        rate *= 2 if reached > output_stride else 1
+    earlier = max(1, 16 // output_stride)  # strides that were taken out before block 4
+    return torch.tensor(unit_rates) * rate * earlier
+
+
+def fuse_scales(scores: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
+    likes = attention.double().exp()
+    return torch.einsum("shw,schw->chw", likes, scores.double()) / likes.sum(dim=0)
+
+
+def keep_labels(percent: torch.Tensor, thresholds: list[int]) -> torch.Tensor:
+    labels = torch.full(percent.shape[1:], 255)
+    for class_id, threshold in enumerate(thresholds):
+        others = torch.cat([percent[:class_id], percent[class_id + 1 :]]).amax(dim=0)
+        labels[(percent[class_id] > others) & (percent[class_id] >= threshold)] = class_id
+    return labels
+
+
+def quality_from_areas(overlap: torch.Tensor, predicted: torch.Tensor, true: torch.Tensor) -> float:
+    """SQ times RQ."""
+    matches = []
+    for (row, column), shared in np.ndenumerate(overlap.numpy()):
+        union = int(predicted[row] + true[column]) - int(shared)
+        matches += [int(shared) / union] if 2 * shared > union else []
+    if not matches:
+        return 0.0
+    return sum(matches) / len(matches) * 2 * len(matches) / (len(predicted) + len(true))
+
+
+def group_pixels(centers: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    _, height, width = offset.shape
+    down = torch.arange(height)[:, None] + offset[0]  # [H, W]
+    right = torch.arange(width) + offset[1]
+    distances = torch.stack([(down - row) ** 2 + (right - column) ** 2 for row, column in centers.tolist()])
+    return distances.min(dim=0).indices + 1
+
+
+def classify_masks(masks: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+    likely = classes.exp() / classes.exp().sum(dim=1, keepdim=True)
+    return sum(one[:-1, None, None] * F.sigmoid(mask) for mask, one in zip(masks, likely, strict=True))
+
+
 SECOND_ANSWERS: list[tuple[str, Callable[..., Any]]] = [
     ("segmentation.palette_id", palette_id),
     ("segmentation.confusion_matrix", confusion_matrix),
@@ -273,4 +446,29 @@ SECOND_ANSWERS: list[tuple[str, Callable[..., Any]]] = [
     ("fcn.bilinear_kernel", bilinear_kernel),
     ("fcn.transposed_convolution", transposed_convolution),
     ("fcn.unpool", unpool),
+    ("train.steps_for", steps_for),
+    ("train.rate_at", rate_at),
+    ("train.ids_of_colors", ids_of_colors),
+    ("train.two_looks", two_looks),
+    ("train.own_pictures", own_pictures),
+    ("losses.cross_entropy_with_void", cross_entropy_with_void),
+    ("losses.dice", dice),
+    ("losses.lovasz", lovasz),
+    ("optim.adam", adam),
+    ("optim.running_mean", running_mean),
+    ("separable.count_weights", count_weights),
+    ("decoder.joined_shape", joined_shape),
+    ("separable.merge_kernels", merge_kernels),
+    ("decoder.fuse", fuse),
+    ("decoder.coarse_labels", coarse_labels),
+    ("aspp.first_useless_rate", first_useless_rate),
+    ("aspp.field_of_pyramid", field_of_pyramid),
+    ("aspp.sum_of_branches", sum_of_branches),
+    ("aspp.image_pooling", image_pooling),
+    ("aspp.multi_grid_rates", multi_grid_rates),
+    ("beyond.fuse_scales", fuse_scales),
+    ("beyond.keep_labels", keep_labels),
+    ("beyond.quality_from_areas", quality_from_areas),
+    ("beyond.group_pixels", group_pixels),
+    ("beyond.classify_masks", classify_masks),
 ]

@@ -37,6 +37,7 @@ def test_sample_scenes_are_what_scenes_draws(split, length):
         ("unet_mini", 0.4),
         ("segnet_mini", 0.2),
         ("deeplabv1_mini", 0.3),
+        ("deeplabv2_mini", 0.3),
         ("deeplabv3_mini", 0.3),
     ],
 )

@@ -81,6 +81,11 @@ def test_other_errors_pass_unchanged(tmp_path, monkeypatch):
         short_training(tmp_path)
 
 
+def from_onnx_runtime(text: str) -> Exception:
+    """Its errors are Exceptions of its own module."""
+    return type("RuntimeException", (Exception,), {"__module__": "onnxruntime.capi.onnxruntime_pybind11_state"})(text)
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -88,6 +93,9 @@ def test_other_errors_pass_unchanged(tmp_path, monkeypatch):
         (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), True),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"), True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] err == 0. DefaultCPUAllocator: can't allocate memory"), True),
+        (from_onnx_runtime("Failed to allocate memory for requested buffer of size 9"), True),
+        (from_onnx_runtime("Non-zero status code returned while running Conv node"), False),
         (MemoryError(), True),
         (RuntimeError("gloo: connection closed by peer"), False),
         (ValueError("out of memory"), False),

@@ -102,14 +102,15 @@ class _Subject:
 
     def measure(self, batch: int, precision: torch.dtype, mode: str, repeats: int) -> dict[str, Any]:
         """The measured part of a row; where there is none, "note" says why."""
-        from deeplab_lesson.inference.engines import Unavailable, out_of_memory
+        from deeplab_lesson.inference.engines import Unavailable
+        from deeplab_lesson.training.memory import is_out_of_memory
 
         try:
             speed = self._speed(batch, precision, mode, repeats)
         except Unavailable as error:
             return {"note": str(error)}
         except Exception as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         else:
             peak = None if mode == "onnx" and self.device.type != "cpu" else speed.peak_bytes  # not PyTorch's memory
@@ -133,14 +134,14 @@ class _Subject:
 
     def _smaller(self, batch: int, precision: torch.dtype, mode: str) -> dict[str, Any]:
         """What to say, and which batch fits, when this one does not."""
-        from deeplab_lesson.inference.engines import out_of_memory
         from deeplab_lesson.inference.speed import largest_batch
+        from deeplab_lesson.training.memory import is_out_of_memory
 
         def fits(smaller: int) -> bool:
             try:
                 self._speed(smaller, precision, mode, repeats=1)
             except Exception as error:
-                if not out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 return False
             finally:

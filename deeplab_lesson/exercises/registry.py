@@ -2,7 +2,19 @@
 
 import difflib
 
-from deeplab_lesson.exercises import chapter01, chapter02, chapter03, chapter04, chapter05, chapter06
+from deeplab_lesson.exercises import (
+    chapter01,
+    chapter02,
+    chapter03,
+    chapter04,
+    chapter05,
+    chapter06,
+    chapter07,
+    chapter08,
+    chapter09,
+    chapter10,
+    chapter11,
+)
 from deeplab_lesson.exercises.exercise import Chapter, Exercise
 
 CHAPTERS: tuple[Chapter, ...] = (
@@ -12,6 +24,11 @@ CHAPTERS: tuple[Chapter, ...] = (
     chapter04.CHAPTER,
     chapter05.CHAPTER,
     chapter06.CHAPTER,
+    chapter07.CHAPTER,
+    chapter08.CHAPTER,
+    chapter09.CHAPTER,
+    chapter10.CHAPTER,
+    chapter11.CHAPTER,
 )
 EXERCISES: dict[str, Exercise] = {each.name: each for chapter in CHAPTERS for each in chapter.exercises}
 

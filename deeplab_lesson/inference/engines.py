@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deeplab_lesson.training.memory import is_out_of_memory
+
 MODES = ("eager", "compiled", "onnx")
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "bad allocation", "Failed to allocate memory")
 
 Run = Callable[[], Any]
 
@@ -47,13 +48,6 @@ def engine(mode: str, model: nn.Module, images: Tensor, precision: torch.dtype) 
     yield run
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """True for the errors of PyTorch and ONNX Runtime on GPUs and CPUs that say so."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return any(words in str(error) for words in OUT_OF_MEMORY)
-
-
 def _autocast(images: Tensor, precision: torch.dtype) -> torch.autocast:
     return torch.autocast(images.device.type, precision, enabled=precision != torch.float32)
 
@@ -64,7 +58,7 @@ def _compiled(model: nn.Module, images: Tensor, precision: torch.dtype) -> Calla
         with _autocast(images, precision):
             program(images)  # it is compiled now
     except Exception as error:  # there are many that a missing or old compiler leads to
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         raise Unavailable(f"torch.compile does not work here: {_first_line(error)}") from error
     return program
@@ -89,7 +83,7 @@ def _onnx(model: nn.Module, images: Tensor, precision: torch.dtype) -> Iterator[
                 warnings.simplefilter("ignore")
                 torch.onnx.export(model, (images,), path, dynamo=True, verbose=False)
         except Exception as error:
-            if out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             raise Unavailable(f"the model cannot be exported: {_first_line(error)}") from error
         settings = runtime.SessionOptions()

@@ -20,7 +20,11 @@ USABLE = 0.85  # of the memory: the allocator leaves gaps, and convolutions want
 LOSS_COPIES = 3  # of the logits at full size, in float32: themselves, their log-softmax, their gradient
 OPTIMIZER_COPIES = {"sgd": 1, "adamw": 2}  # of the weights: the velocity; the means of gradient and square
 
-_MESSAGE = re.compile(r"out of memory|not enough memory|DefaultCPUAllocator|ALLOC_FAILED", re.IGNORECASE)
+_MESSAGE = re.compile(
+    r"out of memory|not enough memory|can't allocate memory|DefaultCPUAllocator|ALLOC_FAILED"  # PyTorch, cuDNN
+    r"|bad allocation|failed to allocate memory",  # ONNX Runtime
+    re.IGNORECASE,
+)
 
 
 class DoesNotFit(MemoryError):
@@ -37,10 +41,11 @@ class Memory:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell a lack of memory from other errors; on a CPU and in cuDNN it has no type of its own."""
+    """Tell a lack of memory from other errors; on a CPU, in cuDNN and ONNX Runtime it has no type of its own."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and bool(_MESSAGE.search(str(error)))
+    at_runtime = isinstance(error, RuntimeError) or type(error).__module__.startswith("onnxruntime")
+    return at_runtime and bool(_MESSAGE.search(str(error)))
 
 
 def memory_of(device: torch.device) -> Memory:

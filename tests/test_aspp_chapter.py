@@ -1,0 +1,114 @@
+"""Chapter 7 says in words what its cells print, and quotes the papers: both must stay as they are."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from deeplab_lesson.data.scenes import SHAPES
+from deeplab_lesson.notebook.running_table import measured
+
+ROOT = Path(__file__).resolve().parents[1]
+CELLS = {
+    cell["id"]: cell for cell in json.loads((ROOT / "book" / "07_aspp.ipynb").read_text(encoding="utf-8"))["cells"]
+}
+
+
+def printed(name: str) -> str:
+    return "".join("".join(output.get("text", "")) for output in CELLS[name]["outputs"])
+
+
+def said(name: str) -> str:
+    return "".join(CELLS[name]["source"])
+
+
+def percents(name: str) -> dict[str, float]:
+    """The last percentage of each line that a cell prints, by what stands before the first colon."""
+    found = {}
+    for line in printed(name).splitlines():
+        if numbers := re.findall(r"([\d.]+)%", line):
+            found[line.rpartition(":")[0].strip()] = float(numbers[-1])
+    return found
+
+
+def row(name: str, first: str) -> list[str]:
+    """The cells of a table's row behind its first one."""
+    line = next(line for line in said(name).splitlines() if line.startswith(f"| {first}"))
+    return [each.strip().strip("*") for each in line.strip("|").split("|")][1:]
+
+
+def test_gain_of_the_image_pyramid_is_the_one_printed() -> None:
+    both = float(re.findall(r"mean IoU ([\d.]+)%", printed("pyramid"))[0])
+    alone = percents("ideal-run")["v1, stride 8"]
+    assert f"+ {both - alone:.1f} (v1, sizes 1 and 2)" in row("papers", "several input sizes")[1]
+    assert round(both - alone) == 5
+    assert "rises by 5 points" in said("families")
+
+
+def test_gain_of_several_rates_is_the_one_printed() -> None:
+    scores = dict(re.findall(r"^(.+?)\s+\d+ weights a channel: mean IoU ([\d.]+)%", printed("fit-run"), re.MULTILINE))
+    assert len(scores) == 7
+    one = float(scores["LargeFOV: rate 4"])
+    small, large = (float(scores[f"ASPP-{name}"]) - one for name in ("S: 1, 2, 3, 4", "L: 2, 4, 6, 8"))
+    v1, v2 = (measured(f"deeplab{name}_mini") for name in ("v1", "v2"))
+    trained = 100 * (v2["mean_iou"] - v1["mean_iou"])
+    assert row("papers", "four rates")[1] == (
+        f"+ {trained:.1f} (v1 to v2); fitted heads + {large:.1f} (ASPP-L), + {small:.1f} (ASPP-S)"
+    )
+    assert f"bring {trained:.1f} points" in said("measured-read")
+    assert all(v2["iou"][name] > v1["iou"][name] - 0.001 for name in v1["iou"])  # "not behind v1 in any class"
+    assert all(v2["iou"][name] > v1["iou"][name] for name in SHAPES)
+    assert float(scores["rates 1 and 4"]) > float(scores["7x7"]) > float(scores["rate 1"])
+    assert round(one - float(scores["rate 16"])) == 3  # "the three points that it lacks"
+
+
+def test_gain_of_a_finer_map_is_the_one_printed() -> None:
+    scores = percents("finer")
+    best = max(scores, key=lambda name: scores[name])
+    assert best.endswith("moved by 4 pixels")
+    gain = scores[best] - scores["v3 at output stride 16"]
+    assert row("papers", "evaluating at output stride 8")[1] == f"+ {gain:.1f} (v3, moved)"
+    assert f"{gain:.1f} points better" in said("finer-read")
+
+
+def test_image_pooling_of_our_v3_is_worth_nothing_that_counts() -> None:
+    lines = dict(re.findall(r"^(.+?):\s+([\d.]+)%", printed("pooling-run"), re.MULTILINE))
+    trained = float(lines["v3 as trained"])
+    for name in ("another picture's mean", "no image pooling"):
+        assert trained - float(lines[name]) < 0.5
+    assert f"{trained - float(lines['no image pooling']):.1f}" == row("papers", "image pooling")[1]
+
+
+def test_most_of_what_v3_has_wrong_beyond_v1_lies_near_boundaries() -> None:
+    (near1, far1), (near3, far3) = (
+        [int(number) for number in re.findall(r"\b(\d{4,6})\b", line)] for line in printed("left-run").splitlines()
+    )
+    assert near3 / near1 > 1.7  # "almost twice as often"
+    assert far3 / far1 < 1.2  # "about equally often"
+    assert (near3 - near1) / (near3 + far3 - near1 - far1) > 0.95  # "nearly the whole difference"
+
+
+@pytest.mark.parametrize(
+    ("cell", "numbers"),
+    [  # as the project's notes have them from the papers' text
+        ("papers", "65.76 69.84 66.98 69.73 68.96 71.57 68.72 71.27 74.87 75.54 76.35 77.69"),
+        ("papers", "75.36 75.93 76.58 76.46 77.21 78.51 79.45 79.77 82.70 85.7 79.7 62.25 65.88"),
+        ("cascade-read", "20.29 42.34 59.99 70.06 73.88 75.18"),
+        ("cascade-read", "64.81 72.14 74.29 73.88 68.39 73.21 75.34 75.76 70.23 75.67 76.09 76.66"),
+        ("cascade-read", "73.14 75.78 75.96 76.11 73.45 75.74 75.85 76.02 71.45 74.30 74.70 74.62"),
+        ("pooling-read", "75.95 77.21 64.43 75.76 76.49 0.63"),
+        ("valid-crops-read", "77.21 67.22"),
+        ("crop-read", "78.79 79.14"),
+    ],
+)
+def test_papers_number_stands_in_the_chapter(cell: str, numbers: str) -> None:
+    for number in numbers.split():
+        assert re.search(rf"(?<![\d.]){re.escape(number)}(?!\d)", said(cell)), number
+
+
+def test_differences_of_the_papers_are_those_of_their_tables() -> None:
+    assert row("papers", "several input sizes")[0] == f"+ {71.27 - 68.72:.2f} (v2), + {79.45 - 78.51:.2f} (v3)"
+    assert row("papers", "four rates")[0] == f"+ {76.35 - 75.54:.2f} (ResNet-101) to + {68.96 - 65.76:.2f} (VGG-16)"
+    assert row("papers", "image pooling")[0] == f"+ {77.21 - 76.58:.2f}"
+    assert row("papers", "evaluating at output stride 8")[0] == f"+ {78.51 - 77.21:.2f}"
