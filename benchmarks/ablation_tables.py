@@ -4,6 +4,7 @@ In a chapter's Markdown cell, everything from the first line of a table to the c
 """
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -13,6 +14,7 @@ from benchmarks.results import ROOT
 
 RESULTS = ROOT / "book" / "results" / "ablation_cpu.json"
 BASE = "DeepLab v3+"
+NOTHING = "*No row of this table has been measured yet: `python -m benchmarks.ablation` goes on where it was stopped.*"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ def written(values: dict[str, Any], table: Table) -> str:
     rows = dict(values[table.part])
     if table.part in ("decoder", "losses", "optimization") and BASE in values["family"]:
         rows = {BASE: values["family"][BASE], **rows}
+    if not values[table.part]:
+        return NOTHING
     costs = {each["row"]: each["multiply_adds"] for each in values["models"]}
     head = ["", "mean IoU %", "within 1 px", *table.classes, "multiply-adds"]
     lines = [f"| {' | '.join(head)} |", "|---|" + "--:|" * (len(head) - 1)]
@@ -51,9 +55,8 @@ def written(values: dict[str, Any], table: Table) -> str:
         cells = [name, *map(percent, shares), f"{costs[name] / 1e6:.0f} M"]
         lines.append(f"| {' | '.join(cells)} |")
     seeds = sorted({len(scores) for scores in rows.values()})
-    number = " or ".join(map(str, seeds)) if seeds else "no"
-    ending = "" if seeds == [1] else "s"
-    spread = "; behind ±, their standard deviation" if seeds and seeds[-1] > 1 else ""
+    number, ending = " or ".join(map(str, seeds)), "" if seeds == [1] else "s"
+    spread = "; behind ±, their standard deviation" if seeds[-1] > 1 else ""
     lines += [
         "",
         f"*`python -m benchmarks.ablation`, {values['date']}: {values['steps']:,} steps of {values['batch_size']} "
@@ -75,9 +78,9 @@ def source_of(notebook: dict[str, Any], cell: str) -> str | None:
 
 
 def renewed(source: str, text: str) -> str:
-    """A cell's text with everything from its table on replaced."""
-    place = source.find("\n| ") + 1 if not source.startswith("| ") else 0
-    before = source[:place] if place or source.startswith("| ") else source.rstrip("\n") + "\n\n"
+    """A cell's text with everything from its table on, or from the line that stands in its place, replaced."""
+    found = re.search(rf"^(\| |{re.escape(NOTHING[:20])})", source, re.MULTILINE)
+    before = source[: found.start()] if found else source.rstrip("\n") + "\n\n"
     return before + text
 
 

@@ -47,9 +47,18 @@ def test_a_row_holds_means_over_seeds_and_their_spread() -> None:
 
 
 def test_the_other_parts_begin_with_v3plus_itself() -> None:
-    lines = written(MADE, Table("08_decoder", "ablation-table", "decoder", ())).splitlines()
+    made = {**MADE, "decoder": {"DeepLab v1": [SCORE]}}
+    lines = written(made, Table("08_decoder", "ablation-table", "decoder", ())).splitlines()
     assert lines[2].startswith("| DeepLab v3+ | 55.0")
+    assert lines[3].startswith("| DeepLab v1 | 50.0")
     assert percent([0.5]) == "50.0"
+
+
+def test_a_table_without_rows_says_so_and_goes_when_there_are_some() -> None:
+    nothing = written(MADE, Table("07_aspp", "ablation-table", "context", ()))
+    assert "|" not in nothing
+    assert renewed(f"Words.\n\n{nothing}", "| new |") == "Words.\n\n| new |"
+    assert renewed("Words.\n\n| old |", nothing) == f"Words.\n\n{nothing}"
 
 
 def test_what_stands_before_a_table_stays_and_the_old_table_goes() -> None:
