@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from deeplab_lesson.receptive_field.checks import one_image
 from deeplab_lesson.tracing import first_in_channels, meta_copy, shape, trace
 
 PAPERS_SIZE = (513, 513)  # the crop of v3 and v3+, for which their multiply-adds are counted
@@ -37,6 +38,9 @@ def cost(module: nn.Module, input_size: tuple[int, int] = PAPERS_SIZE, *, in_cha
     Args:
         in_channels: None takes those of the module's first convolution.
 
+    Raises:
+        ValueError: sizes or channels that are no whole numbers from 1, or a module that does not take such an image.
+
     >>> cost(nn.Conv2d(3, 256, 5), (12, 12))
     Cost(parameters=19456, multiply_adds=1228800, activation_bytes=1728)
     """
@@ -49,7 +53,9 @@ def count_multiply_adds(
     module: nn.Module, input_size: tuple[int, int] = PAPERS_SIZE, *, in_channels: int | None = None
 ) -> int:
     """Count the multiply-adds alone, in half the time; see `Cost`."""
-    return sum(_multiply_adds(node) for node in trace(module, input_size, in_channels=in_channels).graph.nodes)
+    with one_image(module, input_size, in_channels):
+        nodes = trace(module, input_size, in_channels=in_channels).graph.nodes
+    return sum(_multiply_adds(node) for node in nodes)
 
 
 def _multiply_adds(node: fx.Node) -> int:

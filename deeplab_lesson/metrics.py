@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deeplab_lesson.data.palette import VOID
+from deeplab_lesson.layers.checks import check_class_ids, check_holds_numbers, check_one_device, check_whole, is_whole
 from deeplab_lesson.panoptic_quality import PanopticQuality, panoptic_quality
 
 __all__ = [
@@ -33,10 +34,14 @@ class ConfusionMatrix:
     >>> matrix.iou.tolist(), round(matrix.pixel_accuracy, 3)
     ([0.6666666666666666, 0.0], 0.667)
 
+    Raises:
+        ValueError: num_classes that is no whole number from 1.
+
     Source: Long, Shelhamer, Darrell 2015 (arXiv 1411.4038), section 5; IoU as in PASCAL VOC.
     """
 
     def __init__(self, num_classes: int, *, void: int = VOID, device: torch.device | str = "cpu") -> None:
+        check_whole("num_classes", num_classes)
         self.num_classes = num_classes
         self.void = void
         self.counts = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
@@ -50,9 +55,10 @@ class ConfusionMatrix:
             where: bool, the same shape: only these pixels count.
 
         Raises:
-            ValueError: shapes differ, or ids outside the classes.
+            TypeError: class ids that are no integers, `where` that is not bool.
+            ValueError: shapes or devices differ, or ids outside the classes.
         """
-        if predictions.is_floating_point() or labels.is_floating_point():
+        if not _are_ids(predictions) or not _are_ids(labels):
             raise TypeError(
                 f"predictions are {predictions.dtype} and labels {labels.dtype}: allowed are class ids (integers); "
                 "turn logits into class ids with logits.argmax(dim=1)"
@@ -62,8 +68,13 @@ class ConfusionMatrix:
                 f"predictions are {list(predictions.shape)} and labels {list(labels.shape)}: they must have one shape, "
                 "and so must `where`; turn logits into class ids with logits.argmax(dim=1), at the labels' size"
             )
+        check_one_device("predictions", predictions, "labels", labels)
+        check_holds_numbers("labels", labels)
         valid = labels != self.void
         if where is not None:
+            if where.dtype != torch.bool:
+                raise TypeError(f"where is {where.dtype}: allowed is bool, True for the pixels that count")
+            check_one_device("where", where, "labels", labels)
             valid = valid & where
         true, predicted = labels[valid].long(), predictions[valid].long()
         void = f" and {self.void} (void)"
@@ -110,14 +121,23 @@ class ConfusionMatrix:
         return self.counts.cpu().double()  # on the CPU: Apple's GPUs have no float64
 
 
+def _are_ids(values: Tensor) -> bool:
+    return not (values.is_floating_point() or values.is_complex())
+
+
 def trimap_band(labels: Tensor, width: int) -> Tensor:
     """Mark the pixels within `width` of a boundary: bool, the shape of `labels`, [N, H, W] or [H, W].
 
     A pixel is in the band if the (2 width + 1)-pixel square around it holds more than one label. Void is a label
     here, so that VOC's void contours are boundaries.
+
+    Raises:
+        TypeError: labels that are no integers.
+        ValueError: labels of another rank or empty, a width that is no whole number from 1.
     """
-    if width < 1:
+    if not is_whole(width) or width < 1:
         raise ValueError(f"the band's width is {width}: allowed are whole numbers of pixels from 1")
+    check_class_ids("labels", labels, "[H, W] or [N, H, W]", (2, 3))
     ids = labels.unsqueeze(-3).float()  # [N, 1, H, W]
     return (_highest_around(ids, width) != -_highest_around(-ids, width)).squeeze(-3)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from deeplab_lesson.data.palette import VOID
+from deeplab_lesson.layers.checks import check_holds_numbers, check_whole
 
 
 class PanopticQuality:
@@ -31,6 +32,7 @@ class PanopticQuality:
     """
 
     def __init__(self, num_classes: int, *, things: Iterable[int], void: int = VOID) -> None:
+        check_whole("num_classes", num_classes)
         self.num_classes = num_classes
         self.things = sorted(set(things))
         self.void = void
@@ -53,7 +55,7 @@ class PanopticQuality:
             TypeError: not integers.
             ValueError: shapes differ or do not end in 2, or class ids outside the classes.
         """
-        if predictions.is_floating_point() or labels.is_floating_point():
+        if any(pairs.is_floating_point() or pairs.is_complex() for pairs in (predictions, labels)):
             raise TypeError(
                 f"predictions are {predictions.dtype} and labels {labels.dtype}: allowed are integers, "
                 "(class, instance) a pixel"
@@ -64,6 +66,7 @@ class PanopticQuality:
                 "[N, H, W, 2] or [H, W, 2], (class, instance) last; use torch.stack([classes, instances], dim=-1)"
             )
         for kind, pairs in (("predictions", predictions), ("labels", labels)):
+            check_holds_numbers(kind, pairs)
             classes = pairs[..., 0]
             outside = (classes != self.void) & ((classes < 0) | (classes >= self.num_classes))
             if bool(outside.any()):

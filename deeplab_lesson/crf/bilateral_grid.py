@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
-from deeplab_lesson.crf.checks import check_normalization
+from deeplab_lesson.crf.checks import check_normalization, check_points
 from deeplab_lesson.crf.splat_blur_slice import SplatBlurSlice, number_cells
+
+FARTHEST = 2.0**31  # a cell's coordinate is rounded to a whole number
 
 
 class BilateralGrid(SplatBlurSlice):
@@ -21,6 +23,7 @@ class BilateralGrid(SplatBlurSlice):
 
     def __init__(self, features: Tensor, group: Tensor | None = None, *, normalization: str = "symmetric") -> None:
         check_normalization(normalization)
+        check_points(features, group, FARTHEST)
         cells = torch.round(features.T / (6 / 7) ** 0.5).long()  # [d, P]
         cells = cells - cells.amin(1, keepdim=True) + 1
         span = cells.amax(1) + 2  # an empty cell on either side, so that no blur runs into the next row

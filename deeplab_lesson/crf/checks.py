@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deeplab_lesson.layers.checks import check_alike, check_holds_numbers, check_one_device
+
 NORMALIZATIONS = ("symmetric", "after")
 
 
@@ -30,6 +32,9 @@ def check_inputs(logits: Tensor, images: Tensor) -> None:
         raise ValueError(f"logits are {list(logits.shape)}: allowed are two classes or more (count the background)")
     if logits.device != images.device:
         raise ValueError(f"logits are on {logits.device} and images on {images.device}: move one of them with .to()")
+    check_holds_numbers("logits", logits)
+    if images.is_complex():
+        raise TypeError(f"images are {images.dtype}: allowed are numbers from 0 to 255, floats or uint8")
     low, high = (float(value) for value in torch.aminmax(logits.detach()))
     if not (math.isfinite(low) and math.isfinite(high)):
         bad = (~logits.isfinite()).nonzero()
@@ -63,6 +68,67 @@ def _warn_of_probabilities(logits: Tensor) -> None:
             "the network's output before softmax; give probabilities.log()",
             stacklevel=5,
         )
+
+
+def check_points(features: Tensor, group: Tensor | None, farthest: float) -> None:
+    """Refuse points that cannot be laid into cells.
+
+    Args:
+        features: float [P, d], in units of sigma.
+        group: int64 [P], or None.
+        farthest: the largest coordinate; beyond it numbers have no digits left for the place within a cell.
+
+    Raises:
+        TypeError: features that are no floats, groups that are no integers.
+        ValueError: other shapes, no points, features that are not finite or too far out, negative groups.
+    """
+    if features.ndim != 2 or not features.numel():
+        raise ValueError(f"features are {list(features.shape)}: allowed is [points, dimensions], at least one of each")
+    if not features.is_floating_point():
+        raise TypeError(f"features are {features.dtype}: allowed are floats, in units of sigma")
+    check_holds_numbers("features", features)
+    largest = max(abs(float(value)) for value in torch.aminmax(features.detach()))
+    if not largest <= farthest:  # also refuses nan
+        raise ValueError(
+            f"features reach {largest:g} sigma: allowed are finite numbers up to {farthest:g}; they are divided by "
+            "sigma, so take a larger sigma"
+        )
+    if group is None:
+        return
+    if group.shape != features.shape[:1] or group.device != features.device:
+        raise ValueError(
+            f"group is {list(group.shape)} on {group.device} and features {list(features.shape)} on {features.device}: "
+            "allowed is one number a point, [points], on one device"
+        )
+    if group.dtype != torch.int64 or int(group.min()) < 0:
+        raise TypeError(f"group is {group.dtype}: allowed are whole numbers from 0, int64, one for each point")
+
+
+def check_marginals(marginals: Tensor, logits: Tensor) -> None:
+    """Refuse what is no probability, or lies on another device than the logits.
+
+    Raises:
+        TypeError: no floats.
+        ValueError: another device, or numbers outside of 0 to 1.
+    """
+    if not marginals.is_floating_point():
+        raise TypeError(f"marginals are {marginals.dtype}: allowed are floats, the probabilities of the labels")
+    check_one_device("marginals", marginals, "logits", logits)
+    low, high = (float(value) for value in torch.aminmax(marginals.detach()))
+    if not (low >= -1e-3 and high <= 1 + 1e-3):  # also refuses nan
+        raise ValueError(f"marginals go from {low:g} to {high:g}: allowed is 0 to 1; take the softmax of logits")
+
+
+def check_values(values: Tensor, points: int, weights: Tensor) -> None:
+    """Refuse values that a kernel between so many points cannot filter.
+
+    Raises:
+        TypeError: another type than the features'.
+        ValueError: another shape or device.
+    """
+    if values.ndim != 2 or len(values) != points or not values.numel():
+        raise ValueError(f"values are {list(values.shape)}: allowed is [{points}, L], a row for each point")
+    check_alike("values", values, "the features", weights)
 
 
 def check_normalization(normalization: str) -> None:
@@ -102,8 +168,13 @@ def check_iterations(iterations: Any) -> None:
         raise ValueError(f"iterations={iterations!r}: allowed are whole numbers from 0 (0 gives the softmax)")
 
 
-def check_compatibility(compatibility: Tensor, num_classes: int, device: torch.device) -> None:
+def check_compatibility(compatibility: Any, num_classes: int, device: torch.device) -> None:
     """Refuse penalties that are not one finite number for each unordered pair of classes."""
+    if not isinstance(compatibility, Tensor) or compatibility.is_complex():
+        seen = getattr(compatibility, "dtype", type(compatibility).__name__)
+        raise TypeError(
+            f"compatibility is {seen}: allowed is a tensor of numbers, such as 1 - torch.eye({num_classes})"
+        )
     if compatibility.shape != (num_classes, num_classes):
         raise ValueError(
             f"compatibility is {list(compatibility.shape)} and there are {num_classes} classes: allowed is "
@@ -111,7 +182,7 @@ def check_compatibility(compatibility: Tensor, num_classes: int, device: torch.d
         )
     if compatibility.device != device:
         raise ValueError(f"compatibility is on {compatibility.device} and the logits on {device}: move it with .to()")
-    values = compatibility.detach()
+    values = compatibility.detach().float()
     if not bool(values.isfinite().all()):
         raise ValueError("compatibility holds nan or infinite penalties: allowed are finite numbers")
     difference = float((values - values.T).abs().max())

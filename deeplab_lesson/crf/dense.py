@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeplab_lesson.crf.checks import check_compatibility, check_inputs
+from deeplab_lesson.crf.checks import check_compatibility, check_inputs, check_marginals
 from deeplab_lesson.crf.kernels import ExactKernel, Kernel, build_kernels, kernel_features, labels_last
 from deeplab_lesson.crf.parameters import CRFParameters, read_parameters
 
@@ -82,6 +82,9 @@ def free_energy(marginals: Tensor, logits: Tensor, images: Tensor, **parameters:
     Args:
         marginals: [N, C, H, W], such as `mean_field` returns.
         logits, images, parameters: as in `mean_field`.
+
+    Raises:
+        TypeError, ValueError: as in `mean_field`; marginals of another shape, type or device, or outside of 0 to 1.
     """
     settings = read_parameters(parameters)
     _check(logits, images, settings)
@@ -89,6 +92,7 @@ def free_energy(marginals: Tensor, logits: Tensor, images: Tensor, **parameters:
         raise ValueError(
             f"marginals are {list(marginals.shape)} and logits {list(logits.shape)}: allowed is one shape, [N, C, H, W]"
         )
+    check_marginals(marginals, logits)
     scores, q = labels_last(logits), labels_last(marginals)
     penalties = settings.compatibility
     if penalties is None:

@@ -78,7 +78,7 @@ class SmoothnessConvolution(Kernel):
     """The smoothness kernel as two one-dimensional convolutions: exact but for its cut at four sigma."""
 
     def __init__(self, height: int, width: int, sigma_xy: float, like: Tensor, normalization: str) -> None:
-        self.radius = max(1, round(CUT * sigma_xy))
+        self.radius = min(max(1, round(CUT * sigma_xy)), max(height, width))  # no pixels are farther apart
         distance = torch.arange(-self.radius, self.radius + 1, device=like.device, dtype=like.dtype)
         self.taps = torch.exp(-0.5 * (distance / sigma_xy) ** 2)
         scale = (1 / (self._row_sums(height)[:, None] * self._row_sums(width)))[..., None]  # [H, W, 1]

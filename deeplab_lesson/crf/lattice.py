@@ -13,8 +13,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from deeplab_lesson.crf.checks import check_normalization
+from deeplab_lesson.crf.checks import check_normalization, check_points
 from deeplab_lesson.crf.splat_blur_slice import SplatBlurSlice, number_cells
+
+FARTHEST = 2.0**20  # much farther out float32 cannot order the corners around a point
 
 
 class PermutohedralLattice(SplatBlurSlice):
@@ -31,11 +33,13 @@ class PermutohedralLattice(SplatBlurSlice):
         size: how many lattice points carry a value.
 
     Raises:
-        ValueError: features so far apart, in units of sigma, that the lattice points cannot be numbered.
+        ValueError: features so far apart, in units of sigma, that the lattice points cannot be numbered, or as in
+            `check_points`.
     """
 
     def __init__(self, features: Tensor, group: Tensor | None = None, *, normalization: str = "symmetric") -> None:
         check_normalization(normalization)
+        check_points(features, group, FARTHEST)
         nearest, rank, weights = enclosing_simplex(features)
         strides, keys = _corner_keys(nearest, rank, group)
         d = features.shape[1]

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from deeplab_lesson.crf.checks import check_values
+
 BLOCK = 8192  # rows
 MOST_KEY_BITS = 62  # of an int64
 Neighbors = Callable[[Tensor], Iterable[Tensor]]
@@ -111,7 +113,8 @@ class SplatBlurSlice:
         self._slice.weight.view(len(scale), -1).mul_(scale)
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Filter values, [P, L] of the features' dtype."""
+        """Filter values, [P, L] of the features' dtype; others are refused (`check_values`)."""
+        check_values(values, len(self._slice.start), self._slice.weight)
         result: Tensor = _Filter.apply(values, self)  # type: ignore[no-untyped-call]
         return result
 

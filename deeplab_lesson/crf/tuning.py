@@ -13,6 +13,7 @@ from deeplab_lesson.crf.checks import check_compatibility, check_inputs
 from deeplab_lesson.crf.dense import iterate
 from deeplab_lesson.crf.kernels import build_kernels, labels_last
 from deeplab_lesson.crf.parameters import CRFParameters, read_parameters
+from deeplab_lesson.layers.checks import check_whole
 from deeplab_lesson.metrics import ConfusionMatrix
 
 # v2 section 4.1.1: w1 in 3..6, sigma_alpha in 30..100 by tens, sigma_beta in 3..6; w2 and sigma_gamma stay at 3
@@ -60,13 +61,24 @@ def tune(
 
     Raises:
         TypeError: a name that CRFParameters does not have.
-        ValueError: no pictures, an empty grid, fewer than one round, or values that CRFParameters refuses.
+        ValueError: no pictures, an empty grid, rounds that are no whole number from 1, or values that CRFParameters or
+            `mean_field` refuses.
     """
+    check_whole("rounds", rounds)
+    for name, axis in grid.items():
+        if not isinstance(axis, Sequence):
+            raise TypeError(f"the grid has {axis!r} for {name}: allowed is a sequence of numbers, such as (3, 4, 5)")
     if not pictures or not grid or not all(grid.values()) or rounds < 1:
         counts = {name: len(axis) for name, axis in grid.items()}
         raise ValueError(
             f"{len(pictures)} pictures, {rounds} rounds, and a grid of {counts} values: allowed is one or more of each"
         )
+    for logits, image, label in pictures:
+        check_inputs(logits[None], image[None])
+        if label.shape != logits.shape[1:]:
+            raise ValueError(
+                f"a label is {list(label.shape)}: allowed is {list(logits.shape[1:])}, as its logits' pixels"
+            )
     names = list(grid)
     values = [sorted({float(value) for value in axis}) for axis in grid.values()]
     trials: dict[tuple[float, ...], float] = {}
@@ -98,7 +110,6 @@ def _score(pictures: Sequence[Picture], alike: Mapping[int, CRFParameters]) -> d
     """Return the mean IoU with each of the settings, whose kernels are built once for a picture."""
     matrices = {index: ConfusionMatrix(len(pictures[0][0])) for index in alike}
     for logits, image, label in pictures:
-        check_inputs(logits[None], image[None])
         penalties = next(iter(alike.values())).compatibility
         if penalties is not None:
             check_compatibility(penalties, len(logits), logits.device)

@@ -1,7 +1,7 @@
 """Three ways to keep labeled pictures in folders, read through one interface."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import numpy as np
@@ -59,6 +59,7 @@ class _FilePairs(SegmentationDataset):
     ) -> None:
         self.root = Path(root)
         self.split = split
+        refuse_paths([str(split)], "split=...")
         self.transform = transform
         if not self.root.is_dir():
             raise FileNotFoundError(f"{self.root} is not a folder: give the folder that holds {self.layout}")
@@ -108,6 +109,7 @@ class VOCFolder(_FilePairs):
 
     Raises:
         FileNotFoundError: missing folder, split list, picture or label, each named.
+        ValueError: a split, or a name in its list, that leads out of the folder.
     """
 
     layout = "JPEGImages/, SegmentationClass/ and ImageSets/"
@@ -117,6 +119,7 @@ class VOCFolder(_FilePairs):
             if not (self.root / folder).is_dir():
                 raise FileNotFoundError(f"{self.root} has no folder {folder}: VOC's layout is {self.layout}")
         names = read_lines(self._split_file())
+        refuse_paths(names, self._split_file())
         if not names:
             raise ValueError(f"{self._split_file()} lists no picture: write one name a line, without ending")
         pictures = _by_name(self.root / "JPEGImages")
@@ -182,6 +185,16 @@ def _by_name(folder: Path, endings: Sequence[str] = PICTURE_ENDINGS) -> dict[str
             )
         found[path.stem] = path
     return found
+
+
+def refuse_paths(names: Sequence[str], where: Path | str) -> None:
+    """Refuse names that lead to another folder: a list from elsewhere must not name files outside the set."""
+    for name in names:
+        if "\\" in name or "\0" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ValueError(
+                f"{where} has the name {name!r}, which leads out of the set's folder: allowed are names without a "
+                "path, such as 2007_000032"
+            )
 
 
 def _refuse_lonely(without_picture: list[str], without_label: list[str], where: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from deeplab_lesson.data.datasets import SegmentationDataset
+from deeplab_lesson.data.datasets import SegmentationDataset, refuse_paths
 from deeplab_lesson.data.files import write_atomically, write_label, write_picture
 from deeplab_lesson.data.palette import VOID
 
@@ -20,7 +20,8 @@ def export_voc(folder: str | Path, sets: Mapping[str, SegmentationDataset]) -> i
         sets: data sets of the same classes by split name.
 
     Raises:
-        ValueError: the folder holds a data set already, the sets have different classes or share names, or no set.
+        ValueError: the folder holds a data set already, the sets have different classes or share names, names that
+            lead out of the folder, or no set.
     """
     root = Path(folder)
     for name in ("JPEGImages", "SegmentationClass", "ImageSets", "classes.txt"):
@@ -31,6 +32,7 @@ def export_voc(folder: str | Path, sets: Mapping[str, SegmentationDataset]) -> i
     first = next(iter(sets.values()))
     seen: dict[str, str] = {}
     for split, dataset in sets.items():
+        refuse_paths([split, *map(dataset.name, range(len(dataset)))], f"the split {split!r}")
         if tuple(dataset.classes) != tuple(first.classes):
             raise ValueError(
                 f"the split {split!r} has the classes {', '.join(dataset.classes)} and another split "

@@ -38,7 +38,21 @@ VOC_PALETTE = voc_palette()
 
 
 def colorize(labels: NDArray[np.integer], palette: NDArray[np.uint8] = VOC_PALETTE) -> NDArray[np.uint8]:
-    """Turn class ids [H, W] into an RGB picture uint8 [H, W, 3]."""
+    """Turn class ids [H, W] into an RGB picture uint8 [H, W, 3].
+
+    Raises:
+        TypeError: ids that are no integers.
+        ValueError: a palette that is not [K, 3], or ids without a color in it.
+    """
+    if palette.ndim != 2 or palette.shape[1] != 3:
+        raise ValueError(f"the palette is {palette.shape}: allowed is (colors, 3), red, green and blue for each id")
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"the labels are {labels.dtype}: allowed are integers, the class ids, such as uint8")
+    if labels.size and not 0 <= labels.min() <= labels.max() < len(palette):
+        raise ValueError(
+            f"labels hold the ids {labels.min()} to {labels.max()}: allowed are 0 to {len(palette) - 1}, the rows of "
+            "the palette; give a palette with a color for each id"
+        )
     colors: NDArray[np.uint8] = palette[labels]
     return colors
 

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from deeplab_lesson.data.palette import VOC_PALETTE, VOID, colorize
+from deeplab_lesson.data.transforms import check_pair, check_picture
+from deeplab_lesson.layers.checks import is_whole
 
 OUTLINE_COLOR = (255, 255, 255)
 
@@ -19,8 +21,15 @@ def overlay(
     *,
     opacity: float = 0.55,
 ) -> NDArray[np.uint8]:
-    """Lay the colors of the labels over the picture. Black classes (VOC's background) and void leave it as it is."""
+    """Lay the colors of the labels over the picture. Black classes (VOC's background) and void leave it as it is.
+
+    Raises:
+        TypeError: a picture that is not uint8, labels that are no integers.
+        ValueError: other shapes, ids without a color, an opacity outside of 0 to 1.
+    """
     _check_one_size(image, labels)
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity={opacity}: allowed are numbers from 0 (the picture alone) to 1 (the colors alone)")
     colors = colorize(labels, palette)
     shown = (colors.any(axis=2) & (labels != VOID))[..., None]
     mixed = (1 - opacity) * image + opacity * colors
@@ -36,8 +45,15 @@ def outline(
     Args:
         picture: uint8 [H, W, 3].
         instances: [H, W], 0 where there is no object.
+
+    Raises:
+        TypeError: a picture that is not uint8.
+        ValueError: other shapes, or a color that is none.
     """
     _check_one_size(picture, instances)
+    channels: Sequence[int] = color
+    if len(channels) != 3 or not all(is_whole(value) and 0 <= value <= 255 for value in channels):
+        raise ValueError(f"color={color!r}: allowed are three whole numbers from 0 to 255, red, green and blue")
     edge = np.zeros(instances.shape, dtype=bool)
     across, down = instances[:, 1:] != instances[:, :-1], instances[1:] != instances[:-1]
     edge[:, 1:] |= across
@@ -60,7 +76,18 @@ def with_legend(
 
     Args:
         instances: [H, W], 0 where there is no object; the legend then also counts the objects of each class.
+
+    Raises:
+        TypeError: a picture that is not uint8, labels or instances that are no integers.
+        ValueError: other shapes, or a palette without a color for each class.
     """
+    for ids in (labels,) if instances is None else (labels, instances):
+        check_pair(picture, ids)
+    if palette.ndim != 2 or palette.shape[1] != 3 or len(palette) < len(classes) or palette.dtype != np.uint8:
+        raise ValueError(
+            f"the palette is {palette.dtype} {palette.shape}: allowed is uint8 (colors, 3), a color for each of "
+            f"{len(classes)} classes"
+        )
     counts = np.bincount(labels[labels < len(classes)], minlength=len(classes))
     present = [int(i) for i in np.argsort(-counts, kind="stable") if counts[i]]
     size = max(11, min(28, picture.shape[0] // 28))
@@ -106,6 +133,7 @@ def class_colors(metadata: dict[str, Any]) -> tuple[list[str], NDArray[np.uint8]
 
 
 def _check_one_size(image: NDArray[np.uint8], labels: NDArray[np.integer]) -> None:
+    check_picture(image)
     if image.shape != (*labels.shape, 3):
         raise ValueError(
             f"the image is {list(image.shape)} and the labels {list(labels.shape)}: allowed are [H, W, 3] and [H, W] "

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deeplab_lesson.data.transforms import normalize
-from deeplab_lesson.inference.one_picture import check_picture
+from deeplab_lesson.data.transforms import check_picture, normalize
 from deeplab_lesson.models.base import SegmentationModel
 from deeplab_lesson.models.panoptic import PanopticDeepLab
 from deeplab_lesson.models.panoptic_instances import panoptic_map

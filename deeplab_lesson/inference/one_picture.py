@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from deeplab_lesson.data.transforms import normalize
+from deeplab_lesson.data.transforms import as_tensor, check_picture, normalize
+from deeplab_lesson.layers.checks import check_whole
 from deeplab_lesson.layers.resize import resize_labels
 from deeplab_lesson.models.base import SegmentationModel
 from deeplab_lesson.training.answers import ONE_LOOK, SCALES, average_probabilities, class_ids
@@ -30,7 +31,7 @@ def predict(model: SegmentationModel, image: NDArray[np.uint8], *, short_side: i
 
     Raises:
         TypeError: not uint8.
-        ValueError: not [H, W, 3].
+        ValueError: not [H, W, 3], or a short side that is no whole number from 1.
     """
     return predict_multiscale(model, image, ONE_LOOK, flip=False, short_side=short_side)
 
@@ -61,6 +62,8 @@ def predict_multiscale(
         TypeError, ValueError: as in `predict`, `average_probabilities` and `read_crf`.
     """
     check_picture(image)
+    if short_side is not None:
+        check_whole("short_side", short_side, of="pixels")
     parameters = None if crf is None else read_crf(crf)
     shown = image if short_side is None else _scaled(image, short_side)
     with evaluating(model):
@@ -92,20 +95,9 @@ def predict_probabilities(
         return average_probabilities(model, normalize(_batch(model, image)), scales, flip)[0]
 
 
-def check_picture(image: NDArray[np.uint8]) -> None:
-    """Refuse what is no RGB picture, uint8 [H, W, 3]."""
-    seen = getattr(image, "dtype", type(image).__name__)
-    if seen != np.uint8:
-        raise TypeError(
-            f"the image is {seen}: allowed is uint8 RGB from 0 to 255, np.array(Image.open(...).convert('RGB'))"
-        )
-    if image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"the image has the shape {image.shape}: allowed is (height, width, 3)")
-
-
 def _batch(model: SegmentationModel, image: NDArray[np.uint8]) -> Tensor:
     """The picture as uint8 [1, 3, H, W] on the model's device."""
-    tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    tensor = as_tensor(image).permute(2, 0, 1)[None]
     return tensor.to(next(model.parameters()).device)
 
 

@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deeplab_lesson.data.transforms import normalize
+from deeplab_lesson.data.transforms import as_tensor, check_picture, normalize
 from deeplab_lesson.inference.exact_plan import ExactPlan
-from deeplab_lesson.inference.one_picture import check_picture
 from deeplab_lesson.inference.window_plan import Window, check_window, even_windows
 from deeplab_lesson.models.base import SegmentationModel
 from deeplab_lesson.receptive_field import receptive_field
@@ -70,7 +69,7 @@ class SlidingWindow(SegmentationModel):
         check_picture(image)
         device = next(self.model.parameters()).device
         labels = np.empty(image.shape[:2], dtype=np.uint8)  # [H, W]
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]  # [1, 3, H, W]
+        pixels = as_tensor(image).permute(2, 0, 1)[None]  # [1, 3, H, W]
         with evaluating(self.model):
             for rows, columns, logits in self.pieces(pixels, lambda part: normalize(part.to(device))):
                 labels[rows, columns] = logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy()

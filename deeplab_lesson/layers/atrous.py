@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deeplab_lesson.layers.checks import check_alike, check_holds_numbers, check_size, check_whole
+
 
 def effective_kernel_size(kernel_size: int, rate: int) -> int:
     """Return how many pixels a kernel spans along an axis: k + (k - 1)(rate - 1). It still reads only k of them.
@@ -21,8 +23,8 @@ def effective_kernel_size(kernel_size: int, rate: int) -> int:
     >>> effective_kernel_size(3, 2)
     5
     """
-    if kernel_size < 1 or rate < 1:
-        raise ValueError(f"kernel_size={kernel_size}, rate={rate}: allowed are whole numbers from 1")
+    check_whole("kernel_size", kernel_size)
+    check_whole("rate", rate)
     return kernel_size + (kernel_size - 1) * (rate - 1)
 
 
@@ -35,9 +37,11 @@ def atrous_by_sum(inputs: Tensor, weight: Tensor, rate: int = 1, *, stride: int 
         output  [N, C_out, (H + 2 padding - (kh - 1) rate - 1) // stride + 1, the same for W]
 
     Raises:
-        ValueError: ranks that do not fit, or a kernel that spans more than the padded input.
+        TypeError: inputs and weight that are not floats of one type.
+        ValueError: ranks that do not fit, numbers that are not whole, or a kernel that spans more than the padded
+            input.
     """
-    padded, sizes = _pad(inputs, weight, rate, padding)
+    padded, sizes = _pad(inputs, weight, rate, stride, padding)
     counts = [(size - 1) // stride + 1 for size in sizes]
     output = inputs.new_zeros(inputs.shape[0], weight.shape[0], *counts)
     for tap in itertools.product(*(range(size) for size in weight.shape[2:])):
@@ -50,7 +54,7 @@ def atrous_by_zero_inserted_kernel(
     inputs: Tensor, weight: Tensor, rate: int = 1, *, stride: int = 1, padding: int = 0
 ) -> Tensor:
     """An ordinary convolution whose kernel has rate - 1 zeros between its weights. Shapes as in `atrous_by_sum`."""
-    _pad(inputs, weight, rate, padding)
+    _pad(inputs, weight, rate, stride, padding)
     spans = [effective_kernel_size(size, rate) for size in weight.shape[2:]]
     kernel = weight.new_zeros(*weight.shape[:2], *spans)
     kernel[_last_axes([slice(None, None, rate)] * len(spans))] = weight
@@ -64,7 +68,7 @@ def atrous_by_phases(inputs: Tensor, weight: Tensor, rate: int = 1, *, stride: i
     An output position reads only positions of its own phase, so that the phases never meet; this is why a stack
     of equal rates leaves a grid (see `gridding_coverage`). Shapes as in `atrous_by_sum`.
     """
-    padded, sizes = _pad(inputs, weight, rate, padding)
+    padded, sizes = _pad(inputs, weight, rate, stride, padding)
     convolve = F.conv1d if len(sizes) == 1 else F.conv2d
     dense = inputs.new_zeros(inputs.shape[0], weight.shape[0], *sizes)  # at stride 1
     for phase in itertools.product(*(range(min(rate, size)) for size in sizes)):
@@ -73,14 +77,12 @@ def atrous_by_phases(inputs: Tensor, weight: Tensor, rate: int = 1, *, stride: i
     return dense[_last_axes([slice(None, None, stride)] * len(sizes))]
 
 
-def _pad(inputs: Tensor, weight: Tensor, rate: int, padding: int) -> tuple[Tensor, list[int]]:
+def _pad(inputs: Tensor, weight: Tensor, rate: int, stride: int, padding: int) -> tuple[Tensor, list[int]]:
     """Pad with zeros, and say how many positions the kernel has along each axis at stride 1."""
+    _check(inputs, weight)
+    check_whole("stride", stride)
+    check_whole("padding", padding, least=0)
     axes = weight.ndim - 2
-    if axes not in (1, 2) or inputs.ndim != weight.ndim or inputs.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"inputs {list(inputs.shape)} and weight {list(weight.shape)} do not fit: allowed are [N, C, L] with "
-            "[out, C, k], and [N, C, H, W] with [out, C, kh, kw]"
-        )
     padded = F.pad(inputs, [padding, padding] * axes)
     spans = [effective_kernel_size(size, rate) for size in weight.shape[2:]]
     sizes = [length - span + 1 for length, span in zip(padded.shape[2:], spans, strict=True)]
@@ -90,6 +92,23 @@ def _pad(inputs: Tensor, weight: Tensor, rate: int, padding: int) -> tuple[Tenso
             f"{' x '.join(map(str, padded.shape[2:]))} with its padding: pad more or take a lower rate"
         )
     return padded, sizes
+
+
+def _check(inputs: Tensor, weight: Tensor) -> None:
+    axes = weight.ndim - 2
+    if axes not in (1, 2) or inputs.ndim != weight.ndim or inputs.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"inputs {list(inputs.shape)} and weight {list(weight.shape)} do not fit: allowed are [N, C, L] with "
+            "[out, C, k], and [N, C, H, W] with [out, C, kh, kw]"
+        )
+    if not inputs.numel() or not weight.numel():
+        raise ValueError(
+            f"inputs {list(inputs.shape)} or weight {list(weight.shape)} are empty: allowed are sizes from 1"
+        )
+    if not inputs.is_floating_point() or not weight.is_floating_point():
+        raise TypeError(f"inputs are {inputs.dtype} and the weight {weight.dtype}: allowed are floats; use .float()")
+    check_alike("inputs", inputs, "the weight", weight)
+    check_holds_numbers("inputs", inputs)
 
 
 def _last_axes(indices: Iterable[Any]) -> tuple[Any, ...]:
@@ -118,8 +137,11 @@ def valid_weight_counts(size: tuple[int, int], rate: int, kernel_size: int = 3) 
     middle weight almost everywhere, that is a 1x1 kernel: v3 section 3.3 and figure 4.
 
     Raises:
-        ValueError: an even kernel, which has no middle tap.
+        ValueError: an even kernel, which has no middle tap, or numbers that are not whole.
     """
+    check_size("size", size)
+    check_whole("rate", rate)
+    check_whole("kernel_size", kernel_size)
     if kernel_size % 2 == 0:
         raise ValueError(f"kernel_size={kernel_size}: allowed are odd numbers, whose kernels have a middle tap")
     reach = rate * torch.arange(-(kernel_size // 2), kernel_size // 2 + 1)

@@ -2,13 +2,28 @@
 
 from torch import nn
 
+from deeplab_lesson.layers.checks import check_whole
+
 
 class ConvBNReLU(nn.Sequential):
-    """A convolution without bias, BatchNorm, ReLU; padded so that the map keeps its size at stride 1."""
+    """A convolution without bias, BatchNorm, ReLU; padded so that the map keeps its size at stride 1.
+
+    Raises:
+        ValueError: an argument that is no whole number from 1, or channels that the groups do not divide.
+    """
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 3, rate: int = 1, groups: int = 1
     ) -> None:
+        for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+            check_whole(name, value)
+        check_whole("kernel_size", kernel_size)
+        check_whole("rate", rate)
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"in_channels={in_channels}, out_channels={out_channels}, groups={groups}: allowed are numbers of "
+                "channels that the groups divide; take groups=1, or groups=in_channels for a depthwise convolution"
+            )
         padding = rate * (kernel_size // 2)  # for an odd kernel: half of its extent (kernel_size - 1) * rate + 1
         super().__init__(
             nn.Conv2d(

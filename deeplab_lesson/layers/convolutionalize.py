@@ -3,6 +3,8 @@
 import torch
 from torch import nn
 
+from deeplab_lesson.layers.checks import check_whole
+
 
 def convolution_from_linear(linear: nn.Linear, in_channels: int, kernel_size: int = 1) -> nn.Conv2d:
     """Turn a fully connected layer into the convolution that computes it at every position.
@@ -19,6 +21,8 @@ def convolution_from_linear(linear: nn.Linear, in_channels: int, kernel_size: in
 
     Source: Long, Shelhamer, Darrell 2015 (arXiv 1411.4038), section 3.1 and figure 2.
     """
+    check_whole("in_channels", in_channels)
+    check_whole("kernel_size", kernel_size)
     if linear.in_features != in_channels * kernel_size**2:
         raise ValueError(
             f"the layer has {linear.in_features} inputs, and a {kernel_size}x{kernel_size} kernel on {in_channels} "
@@ -49,7 +53,7 @@ def subsample_kernel(
     """
     large = convolution.kernel_size[0]
     allowed = [size for size in range(2, large + 1) if (large - 1) % (size - 1) == 0] or [1]
-    if kernel_size not in allowed:
+    if type(kernel_size) is not int or kernel_size not in allowed:
         raise ValueError(
             f"kernel_size={kernel_size!r}: even steps through a {large}x{large} kernel allow "
             f"{', '.join(map(str, allowed))}"
@@ -64,7 +68,7 @@ def subsample_kernel(
 
 def _channel_step(channels: int, kept: int | None) -> int:
     kept = channels if kept is None else kept
-    if kept < 1 or channels % kept:
+    if type(kept) is not int or kept < 1 or channels % kept:
         raise ValueError(f"{kept} of {channels} channels: allowed are divisors of {channels}")
     return channels // kept
 

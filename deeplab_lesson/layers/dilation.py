@@ -1,9 +1,12 @@
 """From output stride to strides and rates: how a strided network is made dense."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
+
+from deeplab_lesson.layers.checks import check_whole
 
 RESNET_STRIDES: Mapping[str, int] = {"stem": 4, "layer1": 1, "layer2": 2, "layer3": 2, "layer4": 2}
 ASPP_RATES_AT_16 = (6, 12, 18)  # v3 section 4.2; doubled at output stride 8
@@ -38,7 +41,13 @@ class DilationPlan:
     aspp_rates: tuple[int, ...]
 
     def __getitem__(self, name: str) -> StagePlan:
-        return next(stage for stage in self.stages if stage.name == name)
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise KeyError(
+            f"the plan has no stage {name!r}: allowed are {', '.join(stage.name for stage in self.stages)}; make a "
+            "plan from the strides of this trunk"
+        )
 
     def with_multi_grid(self, unit_rates: Sequence[int], stages: Sequence[str] = ("layer4",)) -> "DilationPlan":
         """Give every residual unit of these stages its own rate: unit rate times the stage's rate.
@@ -89,15 +98,21 @@ def plan_dilation(
         aspp_rates_at_16: the head's rates at output stride 16; they scale with the resolution of the map.
 
     Raises:
-        ValueError: an output stride that no choice of removed strides gives.
+        ValueError: an output stride that no choice of removed strides gives, strides that are no whole numbers, or
+            rates that are not finite numbers above 0.
 
     Source: v1 section 3.1 (arXiv 1412.7062), v3 section 3.1 (arXiv 1706.05587).
 
     >>> plan_dilation(16)["layer4"].rate_after
     2
     """
+    if not all(0 < base < math.inf for base in aspp_rates_at_16):
+        raise ValueError(
+            f"aspp_rates_at_16={aspp_rates_at_16!r}: allowed are finite numbers above 0, such as (6, 12, 18)"
+        )
     reached, total = [], 1
-    for stride in strides.values():
+    for name, stride in strides.items():
+        check_whole(f"the stride of {name}", stride)
         total *= stride
         reached.append(total)
     allowed = sorted({value for value in reached if value > 1})

@@ -11,15 +11,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from deeplab_lesson.layers.checks import check_class_ids, check_features, check_size
 from deeplab_lesson.layers.one_call import kept_as_one_call
 
 
 @kept_as_one_call
 def resize_features(features: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize a map [N, C, h, w] to [N, C, *size], bilinear."""
+    """Resize a map [N, C, h, w] to [N, C, *size], bilinear.
+
+    Raises:
+        TypeError: features that are no floats.
+        ValueError: features of another rank or empty, a size that is not two whole numbers from 1.
+    """
     # A compiled or exported program must serve every size, so it always interpolates: at its own size a map stays.
-    if not torch.compiler.is_compiling() and tuple(features.shape[2:]) == tuple(size):
-        return features
+    if not torch.compiler.is_compiling():
+        check_features(features)
+        check_size("size", size)
+        if tuple(features.shape[2:]) == tuple(size):
+            return features
     return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)
 
 
@@ -38,7 +47,13 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
     `nearest-exact` takes the pixel whose center is nearest. Plain `nearest` is shifted by up to half a pixel of
     the smaller grid: from 33 to 5 pixels it reads 0, 6, 13, 19, 26 instead of 3, 9, 16, 23, 29.
+
+    Raises:
+        TypeError: labels that are no integers.
+        ValueError: labels of another rank or empty, a size that is not two whole numbers from 1.
     """
+    check_class_ids("labels", labels, "[H, W] or [N, H, W]", (2, 3))
+    check_size("size", size)
     batched = labels if labels.ndim == 3 else labels[None]
     resized = F.interpolate(batched[:, None].float(), size=size, mode="nearest-exact")[:, 0].to(labels.dtype)
     return resized if labels.ndim == 3 else resized[0]
@@ -46,7 +61,14 @@ def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 @kept_as_one_call
 def crop_corner(features: Tensor, size: Sequence[int]) -> Tensor:
-    """Keep the top left `size` of a map: what is left over where halving rounded up and doubling does not."""
+    """Keep the top left `size` of a map: what is left over where halving rounded up and doubling does not.
+
+    Raises:
+        ValueError: features of another rank or empty, a size that is not two whole numbers from 1.
+    """
+    if not torch.compiler.is_compiling():
+        check_features(features)
+        check_size("size", size)
     return features[:, :, : size[0], : size[1]]
 
 

@@ -3,10 +3,13 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from deeplab_lesson.data.palette import VOID
+from deeplab_lesson.data.transforms import as_tensor
+from deeplab_lesson.layers.checks import check_holds_numbers, check_whole
 
 
 def median_frequency_weights(labels: Iterable[Any], num_classes: int, *, void: int = VOID) -> Tensor:
@@ -25,16 +28,18 @@ def median_frequency_weights(labels: Iterable[Any], num_classes: int, *, void: i
 
     Raises:
         TypeError: labels that are no integers.
-        ValueError: ids without a class, or no valid pixel at all.
+        ValueError: ids without a class, no valid pixel at all, or num_classes that is no whole number from 1.
 
     Source: Eigen, Fergus 2015 (arXiv 1411.4734); SegNet (arXiv 1511.00561) uses it.
     """
+    check_whole("num_classes", num_classes)
     pixels = torch.zeros(num_classes, dtype=torch.int64)
     image_pixels = torch.zeros_like(pixels)
     for label in labels:
-        ids = torch.as_tensor(label)
-        if ids.is_floating_point() or ids.dtype == torch.bool:
+        ids = as_tensor(label) if isinstance(label, np.ndarray) else torch.as_tensor(label)
+        if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
             raise TypeError(f"a label map is {ids.dtype}: allowed are integers, class ids or {void} (void)")
+        check_holds_numbers("labels", ids)
         ids = ids[ids != void].cpu().long()
         if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) >= num_classes):
             wrong = sorted(set(ids.tolist()) - set(range(num_classes)))
@@ -65,6 +70,10 @@ def median_frequency_weights_from_counts(pixels: Tensor, image_pixels: Tensor | 
     if pixels.ndim != 1 or (image_pixels is not None and image_pixels.shape != pixels.shape):
         more = "" if image_pixels is None else f" and image_pixels {list(image_pixels.shape)}"
         raise ValueError(f"pixels are {list(pixels.shape)}{more}: allowed is [C], one count for each class")
+    for counts in (pixels, *([] if image_pixels is None else [image_pixels])):
+        check_holds_numbers("pixels", counts)
+        if counts.is_complex():
+            raise TypeError(f"pixels are {counts.dtype}: allowed are counts, such as int64")
     pixels = pixels.cpu().double()
     image_pixels = pixels.sum().expand_as(pixels) if image_pixels is None else image_pixels.cpu().double()
     fine = pixels.isfinite() & (pixels >= 0) & (pixels <= image_pixels)

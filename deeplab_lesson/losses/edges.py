@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deeplab_lesson.data.palette import VOID
+from deeplab_lesson.layers.checks import check_whole
 from deeplab_lesson.losses.batch import divide, read_batch
 
 
@@ -27,12 +28,14 @@ def edge_logits(logits: Tensor, distance: int = 1) -> tuple[Tensor, Tensor]:
         output  [N, H, W - distance] between pixels that far apart in a row, [N, H - distance, W] in a column
 
     Raises:
-        ValueError: fewer than two channels, or a distance below 1.
+        TypeError: logits that are no floats.
+        ValueError: fewer than two channels, or a distance that is no whole number from 1.
     """
     if logits.ndim != 4 or logits.shape[1] < 2:
         raise ValueError(f"logits are {list(logits.shape)}: allowed are [N, C, H, W] with two classes or more")
-    if distance < 1:
-        raise ValueError(f"distance={distance}: allowed are whole numbers of pixels from 1")
+    if not logits.is_floating_point():
+        raise TypeError(f"logits are {logits.dtype}: allowed are floats, what the model returns before any softmax")
+    check_whole("distance", distance, of="pixels")
     log_p = logits.log_softmax(dim=1)
     log_not_p = _log_complement(logits)
     pairs = []

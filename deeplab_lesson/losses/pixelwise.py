@@ -35,7 +35,7 @@ def cross_entropy(
 
     Source: v1 section 3.1 (arXiv 1412.7062): every pixel weighs the same.
     """
-    batch = read_batch(logits, labels, void, class_weights)
+    batch = read_batch(logits, labels, void, class_weights, valid_pixels)
     with torch.autocast(logits.device.type, enabled=False):
         return batch.mean(batch.cross_entropies(), valid_pixels)
 
@@ -72,7 +72,7 @@ def ohem_cross_entropy(
             f"threshold={threshold}, min_kept={min_kept}: allowed are 0 to 1; one is a probability, the other a "
             "share of the valid pixels (not a number of pixels)"
         )
-    batch = read_batch(logits, labels, void, class_weights)
+    batch = read_batch(logits, labels, void, class_weights, valid_pixels)
     with torch.autocast(logits.device.type, enabled=False):
         losses = batch.cross_entropies()
         probability = (-losses.detach()).exp()  # 1 where void, which sorts last
@@ -107,7 +107,7 @@ def focal_loss(
     """
     if not 0 <= gamma < math.inf:
         raise ValueError(f"gamma={gamma}: allowed are finite numbers from 0; 0 is cross entropy, the article takes 2")
-    batch = read_batch(logits, labels, void, class_weights)
+    batch = read_batch(logits, labels, void, class_weights, valid_pixels)
     with torch.autocast(logits.device.type, enabled=False):
         return batch.mean((gamma * _log_wrong(batch)).exp() * batch.cross_entropies(), valid_pixels)
 
@@ -136,7 +136,7 @@ def binary_cross_entropy(
         labels: int64 [N, H, W] of 0, 1 or `void`.
         class_weights: [2]. Other arguments: see the module.
     """
-    batch = read_batch(logits, labels, void, class_weights, one_channel=True)
+    batch = read_batch(logits, labels, void, class_weights, valid_pixels, one_channel=True)
     with torch.autocast(logits.device.type, enabled=False):
         truth = batch.labels.to(batch.logits)
         losses = F.binary_cross_entropy_with_logits(batch.logits[:, 0], truth, reduction="none")

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from deeplab_lesson.layers.checks import check_alike
 from deeplab_lesson.layers.one_call import kept_as_one_call
 
 SMALLEST_IMAGE = 33
@@ -24,13 +26,32 @@ class SegmentationModel(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images, normalized float [N, 3, H, W] with H and W at least 33, to logits [N, C, H, W]."""
+        """Map images, normalized float [N, 3, H, W] with H and W at least 33, to logits [N, C, H, W].
+
+        Raises:
+            TypeError, ValueError: as in `check_images` and `check_like_weights`.
+        """
+        check_like_weights(images, next(self.parameters(), None))
         return self.forward_heads(images)["out"]
 
     def head_parameters(self) -> list[nn.Parameter]:
         """The parameters that start from nothing even when the trunk is pretrained."""
         trunk = {id(parameter) for parameter in self.backbone.parameters()}  # type: ignore[union-attr]
         return [parameter for parameter in self.parameters() if id(parameter) not in trunk]
+
+
+@kept_as_one_call
+def check_like_weights(images: Tensor, weight: Tensor | None) -> None:
+    """Refuse images on another device than the model's weights or, outside of autocast, of another type.
+
+    Raises:
+        TypeError: floats of another type.
+        ValueError: another device.
+    """
+    if torch.compiler.is_compiling() or weight is None:  # a replica of nn.DataParallel has no parameters
+        return
+    if images.is_floating_point():  # of others `check_images` says more
+        check_alike("images", images, "the model's weights", weight)
 
 
 @kept_as_one_call

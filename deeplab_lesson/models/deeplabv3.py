@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from deeplab_lesson.backbones.imagenet import refuse_pretrained_mini
 from deeplab_lesson.backbones.resnet import MiniTrunk, ResNetTrunk
 from deeplab_lesson.layers.aspp import ASPP
+from deeplab_lesson.layers.checks import check_whole
 from deeplab_lesson.layers.convolution import ConvBNReLU
 from deeplab_lesson.layers.dilation import ASPP_RATES_AT_16, RESNET_STRIDES, DilationPlan, make_dense, plan_dilation
 from deeplab_lesson.layers.resize import resize_features
@@ -102,6 +103,8 @@ class DeepLabV3(SegmentationModel):
         aux_head: bool = False,
     ) -> None:
         super().__init__()
+        check_whole("head_channels", head_channels)
+        check_whole("num_classes", num_classes, least=2)
         self.backbone = backbone
         self.head = head
         self.head_conv = ConvBNReLU(head_channels, head_channels) if head_conv else nn.Identity()

@@ -12,6 +12,7 @@ from deeplab_lesson.backbones.mobilenet import MobileNetV3Trunk
 from deeplab_lesson.backbones.resnet import MiniTrunk, ResNetTrunk
 from deeplab_lesson.backbones.xception import Xception65Trunk
 from deeplab_lesson.layers.aspp import ASPP
+from deeplab_lesson.layers.checks import check_whole
 from deeplab_lesson.layers.convolution import conv_bn_relu
 from deeplab_lesson.layers.dilation import ASPP_RATES_AT_16, plan_dilation
 from deeplab_lesson.layers.resize import resize_features
@@ -97,6 +98,7 @@ class DeepLabV3Plus(SegmentationModel):
         decoder_convs: int = DECODER_CONVS,
     ) -> None:
         super().__init__()
+        check_whole("num_classes", num_classes, least=2)
         self.backbone = backbone
         self.aspp = ASPP(
             backbone.channels[-1], aspp_rates, head_channels, image_pooling=image_pooling, separable=separable

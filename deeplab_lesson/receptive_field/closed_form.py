@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from deeplab_lesson.receptive_field.checks import check_position, one_image
 from deeplab_lesson.receptive_field.reading import Span, aten, changes_field, read, window
 from deeplab_lesson.tracing import IMAGE_SIZE, Trace, shape, trace
 
@@ -55,14 +56,16 @@ def receptive_field(
         image_level: False leaves out the branches that see the whole image, so that the others' field is seen.
 
     Raises:
-        ValueError: an operation whose reading is not known, or an output that does not depend on the image.
+        ValueError: an operation whose reading is not known, an output that does not depend on the image, or a module
+            that does not take such an image; sizes, channels or a position that are none.
 
     Source: Araujo, Norris, Sim 2019, "Computing Receptive Fields of Convolutional Neural Networks" (Distill).
 
     >>> receptive_field(nn.Conv2d(1, 1, 3, stride=2, padding=2, dilation=2))
     ReceptiveField(size=(5, 5), stride=(2, 2), offset=(-2, -2))
     """
-    traced = trace(module, input_size, in_channels=in_channels, output=output)
+    with one_image(module, input_size, in_channels, output):
+        traced = trace(module, input_size, in_channels=in_channels, output=output)
     return _field(traced, traced.output, position, image_level)
 
 
@@ -108,7 +111,8 @@ def layer_table(
 
     1x1 convolutions at stride 1 and operations on single positions are left out: they change no field.
     """
-    traced = trace(module, input_size, in_channels=in_channels, output=output)
+    with one_image(module, input_size, in_channels, output):
+        traced = trace(module, input_size, in_channels=in_channels, output=output)
     rows = []
     for node in _dependent(traced.graph.nodes, traced.image):
         if changes_field(node):
@@ -123,6 +127,7 @@ def layer_table(
 
 def _field(traced: Trace, output: fx.Node, position: tuple[int, int] | None, image_level: bool) -> ReceptiveField:
     rows, columns = shape(output)[-2:] if len(shape(output)) > 2 else (1, 1)
+    check_position(position, rows, columns)
     row, column = position or (rows // 2, columns // 2)
     height = read_image(traced, output, -2, Span(row, row, Fraction(1)), image_level)
     width = read_image(traced, output, -1, Span(column, column, Fraction(1)), image_level)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from deeplab_lesson.receptive_field.checks import check_position, one_image
 from deeplab_lesson.receptive_field.closed_form import ReceptiveField
 from deeplab_lesson.tracing import choose_output, first_in_channels
 
@@ -56,13 +57,15 @@ def gradient_receptive_field(
 
     Raises:
         ValueError: the image has no room to move the field, so that its stride cannot be seen, or
-            only padding is read; or a gradient that is not finite.
+            only padding is read; a gradient that is not finite; or as in `receptive_field`.
     """
-    probe = _positive_copy(module)
-    image = torch.full((1, in_channels or first_in_channels(module), *input_size), SMALL, dtype=torch.float64)
-    image.requires_grad_()
-    with _MeanForMax():
-        result = choose_output(probe(image), output).sum(dim=(0, 1))
+    with one_image(module, input_size, in_channels, output):
+        probe = _positive_copy(module)
+        image = torch.full((1, in_channels or first_in_channels(module), *input_size), SMALL, dtype=torch.float64)
+        image.requires_grad_()
+        with _MeanForMax():
+            result = choose_output(probe(image), output).sum(dim=(0, 1))
+    check_position(position, *result.shape)
     row, column = position or (result.shape[0] // 2, result.shape[1] // 2)
     here = _touched(result[row, column], image)
     axes: list[tuple[float, float, float]] = []  # size, stride, offset

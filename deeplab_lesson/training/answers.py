@@ -13,6 +13,7 @@ from deeplab_lesson.training.crf_step import refine
 
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # v3 section 4.2, and flips left to right
 ONE_LOOK = (1.0,)
+LARGEST_SCALE = 16.0  # a larger one is a slip, such as percent, and would fill the memory
 
 
 def check_scales(scales: Iterable[float]) -> tuple[float, ...]:
@@ -20,7 +21,7 @@ def check_scales(scales: Iterable[float]) -> tuple[float, ...]:
 
     Raises:
         TypeError: not a sequence of numbers.
-        ValueError: none, or one that is not a finite number above 0.
+        ValueError: none, or one that is not above 0 and at most 16.
     """
     try:
         values = tuple(float(scale) for scale in scales)
@@ -30,6 +31,11 @@ def check_scales(scales: Iterable[float]) -> tuple[float, ...]:
         raise ValueError(
             f"scales={values}: allowed are one or more finite numbers above 0, such as (0.5, 0.75, 1); (1,) shows "
             "the picture as it is"
+        )
+    if max(values) > LARGEST_SCALE:
+        raise ValueError(
+            f"scales={values}: allowed are factors of the size up to {LARGEST_SCALE:g}, such as (0.5, 0.75, 1); write "
+            "0.5 for 50 percent"
         )
     return values
 

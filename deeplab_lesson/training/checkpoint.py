@@ -87,7 +87,7 @@ def load_checkpoint(
     """
     path = find_checkpoint(path)
     metadata = read_metadata(path)
-    spec = {**metadata["model"], "pretrained_backbone": False}
+    spec = {**metadata["model"], "pretrained_backbone": False, "weights": None}  # nothing is downloaded
     name, found = str(spec.pop("name", None)), spec.get("num_classes")
     if num_classes is not None and found != num_classes:
         raise ValueError(

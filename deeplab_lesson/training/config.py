@@ -1,5 +1,6 @@
 """Everything a training run is told, in one dataclass; the command line reads its options from it."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -7,6 +8,8 @@ from typing import Any, Literal
 from deeplab_lesson.data.datasets import ImageMaskFolder, SegmentationDataset, VOCFolder
 from deeplab_lesson.data.public import VOC2012, CamVid
 from deeplab_lesson.data.scenes import Scenes
+from deeplab_lesson.data.transforms import TrainTransform
+from deeplab_lesson.layers.checks import check_whole, is_size, is_whole
 from deeplab_lesson.losses import combine
 from deeplab_lesson.models.base import SMALLEST_IMAGE
 from deeplab_lesson.models.panoptic_instances import CENTER_SIGMA
@@ -142,16 +145,22 @@ class TrainConfig:
     def __post_init__(self) -> None:
         counts = "steps batch_size accumulate evaluate_every save_every log_every step_every label_stride"
         for name in counts.split():
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: allowed are whole numbers from 1")
+            check_whole(name, getattr(self, name))
+        check_whole("warmup_steps", self.warmup_steps, least=0)
         for name in ("learning_rate", "clip_norm", "head_multiplier", "bias_multiplier", "center_sigma"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be above 0")
-        if min(self.crop) < SMALLEST_IMAGE:
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}: it must be above 0 and finite")
+        for name in ("weight_decay", "power"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}: allowed are finite numbers from 0")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum={self.momentum}: allowed are numbers from 0 up to, not including, 1")
+        if not is_size(self.crop, SMALLEST_IMAGE):
             raise ValueError(f"crop={self.crop}: height and width must be at least {SMALLEST_IMAGE}; enlarge the crop")
-        if self.workers < 0:
+        TrainTransform(self.crop, self.scale, self.flip, self.color_jitter)  # refuses what makes no view
+        if not is_whole(self.workers) or self.workers < 0:
             raise ValueError(f"workers={self.workers}: allowed are 0 (no further process) and more")
-        if self.limit is not None and self.limit < 1:
+        if self.limit is not None and (not is_whole(self.limit) or self.limit < 1):
             raise ValueError(f"limit={self.limit}: allowed are whole numbers from 1, or none for all pictures")
         if self.auxiliary_weight is not None and not self.auxiliary_weight >= 0:
             raise ValueError(f"auxiliary_weight={self.auxiliary_weight}: allowed are 0 (no further loss) and more")

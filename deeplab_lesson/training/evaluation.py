@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from deeplab_lesson.data.datasets import SegmentationDataset
+from deeplab_lesson.data.transforms import as_tensor
+from deeplab_lesson.layers.checks import is_whole
 from deeplab_lesson.metrics import ConfusionMatrix, TrimapIoU
 from deeplab_lesson.models.base import SegmentationModel
 from deeplab_lesson.training.answers import ONE_LOOK, check_scales, class_ids
@@ -75,7 +77,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def as_tensors(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
     """Turn a picture of a set into uint8 [3, H, W] (the CRF wants it before it is normalized) and int64 [H, W]."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), torch.from_numpy(label.astype(np.int64))
+    return as_tensor(image).permute(2, 0, 1), torch.from_numpy(label.astype(np.int64))
 
 
 def check_same_classes(model: SegmentationModel, dataset: SegmentationDataset) -> None:
@@ -133,7 +135,7 @@ def evaluate(
         ValueError: the model and the set differ in their number of classes, a picture that the model or the CRF
             refuses (named), a set in which every pixel is void, or as in `check_scales` and `read_crf`.
     """
-    if batch_size < 1 or workers < 0:
+    if not (is_whole(batch_size) and is_whole(workers)) or batch_size < 1 or workers < 0:
         raise ValueError(f"batch_size={batch_size}, workers={workers}: allowed are a batch from 1, workers from 0")
     scales, parameters = check_scales(scales), None if crf is None else read_crf(crf)
     check_same_classes(model, dataset)

@@ -26,6 +26,7 @@ from deeplab_lesson.data.datasets import SegmentationDataset, Transform
 from deeplab_lesson.data.files import PICTURE_ENDINGS, picture_files, read_image
 from deeplab_lesson.data.palette import VOC_PALETTE, VOID
 from deeplab_lesson.data.transforms import normalize
+from deeplab_lesson.layers.checks import check_whole
 from deeplab_lesson.training.evaluation import evaluating
 
 Thresholds = float | Sequence[float]
@@ -141,8 +142,7 @@ def class_thresholds(
     Source: Zou et al. 2018 (arXiv 1810.07911), class-balanced self-training.
     """
     check_share(share)
-    if pixel_stride < 1:
-        raise ValueError(f"pixel_stride={pixel_stride}: allowed are whole numbers from 1")
+    check_whole("pixel_stride", pixel_stride)
     seen: list[list[NDArray[np.float32]]] = [[] for _ in dataset.classes]
     every = np.s_[::pixel_stride, ::pixel_stride]
     for classes, confidences in _answers(dataset, teacher):

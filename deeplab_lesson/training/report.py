@@ -26,7 +26,7 @@ class Reporter:
         self.batch_size = batch_size
         folder.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            kept = [line for line in _whole_lines(self.path) if json.loads(line)["step"] <= first_step]
+            kept = [line for line in _whole_lines(self.path) if _step(line, self.path) <= first_step]
             self.path.write_text("".join(kept), encoding="utf-8")
         self.file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - closed in __exit__
         self.bar = _bar(first_step, steps)
@@ -130,9 +130,19 @@ def open_reporter(config: TrainConfig, first_step: int, *, silent: bool = False)
     return Reporter(config.out, first_step, config.steps, config.batch_size, tensorboard=config.tensorboard)
 
 
+def _step(line: str, path: Path) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"{path} has a line that is no record of a training, {line[:60]!r}: it is damaged; take the line out, or "
+            "move the file away (the checkpoints do not need it), then repeat the command with resume"
+        ) from error
+
+
 def _whole_lines(path: Path) -> list[str]:
     """The lines of a file that a kill may have cut in its last one."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     return lines if not lines or lines[-1].endswith("\n") else lines[:-1]
 
 

@@ -100,9 +100,15 @@ def repeats(labeled: int, unlabeled: int, labeled_share: float) -> int:
 
 def _refuse_other(settings: dict[str, float | None], path: Path) -> None:
     """Refuse settings that would give the students that are to go on other labels than they began with."""
-    then = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
+    try:
+        then = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path} is no JSON file ({error}): it is damaged; write the settings {json.dumps(settings)} into it if "
+            "the self-training was begun with them, or start a new one in another folder (out=...)"
+        ) from error
     if then != settings:
         raise ValueError(
-            f"the self-training in {path.parent} has other settings: they were {then} and are {settings}; go on with "
-            "the same ones, or start a new one in another folder (out=...)"
+            f"the self-training in {path.parent} has other settings: they were {then} and are {settings} "
+            f"({path.name}); go on with the same ones, or start a new one in another folder (out=...)"
         )

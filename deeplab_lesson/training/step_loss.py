@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from deeplab_lesson.layers.checks import check_whole
 from deeplab_lesson.losses import combine
 from deeplab_lesson.models.panoptic_instances import CENTER_SIGMA, panoptic_loss_terms, panoptic_targets
 
@@ -39,6 +40,7 @@ class StepLoss:
         auxiliary_weight: float | None = None,
         center_sigma: float = CENTER_SIGMA,
     ) -> None:
+        check_whole("label_stride", label_stride)
         self.loss = combine(parse_losses(losses), class_weights=class_weights)
         self.label_stride, self.auxiliary_weight = label_stride, auxiliary_weight
         self.center_sigma = center_sigma
@@ -96,6 +98,8 @@ def subsample(maps: Tensor, stride: int) -> Tensor:
     """
     if stride == 1:
         return maps
+    if maps.ndim < 3:
+        raise ValueError(f"logits or labels are {list(maps.shape)}: allowed are [N, C, H, W] and [N, H, W]")
     first = stride // 2
     return maps[..., first::stride, first::stride]
 
@@ -109,6 +113,10 @@ def parse_losses(losses: Sequence[str]) -> dict[str, float]:
     >>> parse_losses(["cross_entropy", "dice=0.5"])
     {'cross_entropy': 1.0, 'dice': 0.5}
     """
+    if not all(isinstance(word, str) for word in losses):
+        raise ValueError(
+            f"losses={losses!r}: allowed are texts, NAME or NAME=FACTOR, such as ('cross_entropy', 'dice=0.5')"
+        )
     if isinstance(losses, str):
         raise ValueError(f"losses={losses!r} is one text: give a tuple of texts, such as ({losses!r},)")
     factors: dict[str, float] = {}

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deeplab_lesson.layers.checks import check_holds_numbers
+
 Index = tuple[EllipsisType | slice, ...]
 
 
@@ -117,6 +119,7 @@ class Grid:
     def check_labels(self, labels: Tensor) -> Tensor:
         """Return the labels on the model's device, or refuse them: [..., H, W], integers from 0 to C - 1."""
         C, H, W = self.unary.shape
+        check_holds_numbers("labels", labels)
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise TypeError(f"labels are {labels.dtype}: allowed are class ids (integers), as from argmax(dim=0)")
         if list(labels.shape[-2:]) != [H, W]:
@@ -152,6 +155,9 @@ def energy(model: Grid, labels: Tensor) -> Tensor:
 
 def _table(values: Any, name: str, like: Tensor | None = None) -> Tensor:
     table = values if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64)
+    check_holds_numbers(name, table)
+    if table.is_complex():
+        raise TypeError(f"{name} is {table.dtype}: allowed are real numbers")
     device = table.device if like is None else like.device
     table = table.to(device, torch.float32 if device.type == "mps" else torch.float64)
     if not table.isfinite().all():

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from deeplab_lesson.crf.grid.model import Grid
 from deeplab_lesson.crf.grid.orders import SEQUENTIAL, check_stop, update_masks
+from deeplab_lesson.layers.checks import check_holds_numbers
 
 
 class MeanField(NamedTuple):
@@ -75,7 +76,11 @@ def free_energy(model: Grid, marginals: Tensor) -> Tensor:
 
 
 def _check_marginals(model: Grid, marginals: Tensor) -> Tensor:
-    marginals = torch.as_tensor(marginals).to(model.unary)
+    marginals = torch.as_tensor(marginals)
+    check_holds_numbers("marginals", marginals)
+    if marginals.is_complex():
+        raise TypeError(f"marginals are {marginals.dtype}: allowed are real numbers, the probabilities of the labels")
+    marginals = marginals.to(model.unary)
     if marginals.shape != model.unary.shape:
         raise ValueError(f"marginals are {list(marginals.shape)} and unary {list(model.unary.shape)}: they must agree")
     off = (marginals.sum(dim=0) - 1).abs().amax().item()
