@@ -400,7 +400,6 @@ def test_misspelled_loss_is_answered_with_the_right_one(command) -> None:
         (("--data", "voc", "--root", "gone"), ("gone is not a folder",)),
         (("--data", "voc", "--root", "{voc}", "--val-split", "dawn"), ("'dawn'", "train, val")),
         (("--data", "voc", "--root", "{voc}", "--model", "deeplab"), ("no model 'deeplab'", "did you mean")),
-        (("--data", "voc", "--root", "{voc}", "--flip", "3"), ("flip=3.0", "from 0 to 1")),
         (("--data", "voc", "--root", "{voc}", "--out", "taken"), ("taken", "a file stands where a folder is needed")),
         (("--data", "voc", "--root", "{voc}", "--resume"), ("no training to go on with",)),
         (("--preset", "tpu"), ("no preset 'tpu'", "cpu and gpu")),
@@ -414,6 +413,14 @@ def test_train_explains_what_is_wrong(
     assert_explained(done, *parts)
     assert (tmp_path / "taken").read_text() == "mine"
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_setting_that_makes_no_view_is_refused_before_data_is_read(command) -> None:
+    done = command("train", "--out", "run", "--data", "voc", "--root", "gone", *TINY, "--flip", "3")
+    said = " ".join(done.err.replace("│", " ").split())
+    assert done.code == 2
+    assert "flip=3.0" in said
+    assert "from 0 to 1" in said
 
 
 def test_bad_label_stops_a_training_with_its_name(command, voc_copy: Path) -> None:

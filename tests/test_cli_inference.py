@@ -157,7 +157,7 @@ def test_help_of_tune_crf_names_its_options_and_warns_of_optimism(command) -> No
     [
         (("--out", "crf.txt"), ("--out crf.txt: allowed is a file name that ends in .json",)),
         (("--count", "0"), ("count=0: allowed are whole numbers of pictures from 1",)),
-        (("--rounds", "0"), ("0 rounds", "allowed is one or more")),
+        (("--rounds", "0"), ("rounds=0", "allowed are whole numbers from 1")),
         (("--appearance-sigma-rgb", "-3"), ("appearance_sigma_rgb=-3.0: allowed are finite numbers above 0",)),
         (("--scales", "inf"), ("scales=(inf,)",)),
         (("--split", "dawn"), ("'dawn'", "there are train, val")),

@@ -107,7 +107,6 @@ def read_batch(
     if not logits.is_floating_point():
         raise TypeError(f"logits are {logits.dtype}: allowed are floats, what the model returns before any softmax")
     check_one_device("logits", logits, "labels", labels)
-    check_holds_numbers("logits", logits)
     channels = logits.shape[1]
     if (channels == 1) != one_channel:
         raise ValueError(
@@ -120,7 +119,8 @@ def read_batch(
     _check_ids(labels, valid, classes, void, reason)
     if class_weights is not None:
         _check_class_weights(class_weights, classes)
-    if valid_pixels is not None and (valid_pixels.numel() != 1 or valid_pixels.is_complex() or valid_pixels.is_meta):
+    elsewhere = valid_pixels is not None and valid_pixels.is_meta and not logits.is_meta
+    if valid_pixels is not None and (valid_pixels.numel() != 1 or valid_pixels.is_complex() or elsewhere):
         raise ValueError(
             f"valid_pixels are {valid_pixels.dtype} {list(valid_pixels.shape)}: allowed is a tensor of one number; use "
             "count_valid_pixels(labels)"

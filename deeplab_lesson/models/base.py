@@ -50,7 +50,8 @@ def check_like_weights(images: Tensor, weight: Tensor | None) -> None:
     """
     if torch.compiler.is_compiling() or weight is None:  # a replica of nn.DataParallel has no parameters
         return
-    if images.is_floating_point():  # of others `check_images` says more
+    if images.is_floating_point() and images.ndim == 4 and min(images.shape[2:]) >= SMALLEST_IMAGE:
+        # of others `check_images` says more
         check_alike("images", images, "the model's weights", weight)
 
 
