@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chapter_cells import table_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = json.loads((ROOT / "book" / "results" / "pseudo_labels.json").read_text(encoding="utf-8"))
@@ -21,8 +22,7 @@ def text(cell: str) -> str:
 
 def rows(cell: str) -> list[list[str]]:
     """The rows of the tables in one cell, headings and rules aside."""
-    lines = [line.strip("| ").split(" | ") for line in text(cell).splitlines() if line.startswith("| ")]
-    return lines[1:]
+    return table_rows("10_beyond", cell)[1:]
 
 
 def percents(shares: list[float]) -> str:

@@ -7,6 +7,7 @@ from statistics import mean
 from typing import Any
 
 import pytest
+from chapter_cells import source, table_rows
 
 from benchmarks.crf_scenes import table
 
@@ -21,10 +22,7 @@ PAPERS = {
 
 def rows(cell: str) -> dict[str, list[str]]:
     """The rows of the tables in one cell of the chapter, by their first column."""
-    notebook = json.loads((ROOT / "book" / "06_crf.ipynb").read_text(encoding="utf-8"))
-    (source,) = ("".join(each["source"]) for each in notebook["cells"] if each["id"] == cell)
-    found = (line.strip("| ").split(" | ") for line in source.splitlines() if line.startswith("| "))
-    return {first: others for first, *others in found}
+    return {first: others for first, *others in table_rows("06_crf", cell)}
 
 
 def percent(share: float) -> str:
@@ -44,11 +42,10 @@ def test_table_of_the_searched_crf_holds_the_numbers_of_the_measurement() -> Non
 
 def test_parameters_that_the_chapter_runs_with_are_those_that_were_found() -> None:
     searched = json.loads((RESULTS / "crf_scenes.json").read_text(encoding="utf-8"))["searched"]
-    notebook = json.loads((ROOT / "book" / "06_crf.ipynb").read_text(encoding="utf-8"))
-    (source,) = ("".join(each["source"]) for each in notebook["cells"] if each["id"] == "measured")
+    code = source("06_crf", "measured")
     names = ("appearance_weight", "appearance_sigma_xy", "appearance_sigma_rgb", "smoothness_weight")
     for row in searched:
-        assert f'"{row["model"]}": {tuple(row[name] for name in names)},' in source
+        assert f'"{row["model"]}": {tuple(row[name] for name in names)},' in code
 
 
 def test_table_of_the_trained_crf_holds_the_means_of_the_measurement() -> None:

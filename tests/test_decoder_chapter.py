@@ -1,10 +1,10 @@
 """Chapter 8 quotes papers and measurements that a reader's machine does not repeat: its tables are their numbers."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+import chapter_cells
 import pytest
 
 from benchmarks.ablation import PARTS
@@ -23,15 +23,11 @@ STRIDES = [  # table 3: evaluated at, decoder, mean IoU, multiply-adds
 
 
 def source(cell: str) -> str:
-    notebook = json.loads((ROOT / "book" / "08_decoder.ipynb").read_text(encoding="utf-8"))
-    (found,) = ("".join(each["source"]) for each in notebook["cells"] if each["id"] == cell)
-    return found
+    return chapter_cells.source("08_decoder", cell)
 
 
 def rows(cell: str) -> list[list[str]]:
-    """The rows of the tables in one cell of the chapter, headings among them."""
-    lines = (line.strip("| ") for line in source(cell).splitlines() if line.startswith("| "))
-    return [re.split(r"\s*\|\s*", line.replace("**", "")) for line in lines]
+    return chapter_cells.table_rows("08_decoder", cell)
 
 
 def read(name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from chapter_cells import source, table_rows
 
 from deeplab_lesson import losses
 from deeplab_lesson.data import VOID
@@ -15,15 +16,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def cell(name: str) -> str:
-    notebook = json.loads((ROOT / "book" / "09_losses.ipynb").read_text(encoding="utf-8"))
-    (source,) = ("".join(each["source"]) for each in notebook["cells"] if each["id"] == name)
-    return source
+    return source("09_losses", name)
 
 
 def rows(name: str) -> list[list[str]]:
     """The rows of the tables in one cell, without lines and headings."""
-    lines = [line for line in cell(name).splitlines() if line.startswith("| ")]
-    return [[part.strip(" *") for part in line.strip("|").split("|")] for line in lines[1:]]
+    return table_rows("09_losses", name)[1:]
 
 
 def test_scores_that_the_chapter_begins_with_are_those_of_the_bundled_weights() -> None:
