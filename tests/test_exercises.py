@@ -25,7 +25,7 @@ import torch
 from exercise_answers import SECOND_ANSWERS
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from deeplab_lesson.exercises import chapter03, check, hint, progress, solution, time_limit
+from deeplab_lesson.exercises import chapter03, check, checking, hint, progress, solution, time_limit
 from deeplab_lesson.exercises import progress as progress_function
 from deeplab_lesson.exercises.checking import find_problem
 from deeplab_lesson.exercises.draw import Draw
@@ -49,6 +49,12 @@ def _fresh_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress_module, "_this_session", {})
 
 
+@pytest.fixture
+def _in_this_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time limit: coverage does not see the thread that has one."""
+    monkeypatch.setattr(checking, "run_within", lambda seconds, work: work(time_limit.Printed()))
+
+
 def load(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
@@ -68,6 +74,7 @@ def defined(source: str, name: str) -> Callable[..., Any]:
 # ---- the matrix ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("_in_this_thread")
 @every_exercise
 def test_the_reference_is_correct_as_a_chapter_would_define_it(name: str) -> None:
     exercise = EXERCISES[name]
@@ -75,6 +82,7 @@ def test_the_reference_is_correct_as_a_chapter_would_define_it(name: str) -> Non
     assert {check(name, function, seed=seed).outcome for seed in SEEDS} == {"correct"}
 
 
+@pytest.mark.usefixtures("_in_this_thread")
 @pytest.mark.parametrize(("name", "function"), SECOND_ANSWERS, ids=lambda value: getattr(value, "__name__", value))
 def test_a_second_answer_written_differently_is_correct(name: str, function: Callable[..., Any]) -> None:
     for seed in range(3) if name == "field.measure" else SEEDS:
@@ -106,6 +114,7 @@ def test_the_stub_is_not_attempted_and_has_the_references_signature(name: str) -
     assert repr(feedback) == repr(check(name, stub)), "nbval compares it"
 
 
+@pytest.mark.usefixtures("_in_this_thread")
 @every_misconception
 def test_a_misconception_is_wrong_each_time_and_hears_its_own_explanation(name: str, number: int) -> None:
     exercise = EXERCISES[name]

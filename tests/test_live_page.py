@@ -311,8 +311,9 @@ def drawn(visit: Visit) -> dict[str, str]:
 def test_what_the_page_tells_the_reader_to_try_is_so(visit: Visit) -> None:
     seeded = "(() => { let seed = 7; Math.random = () => (seed = (seed * 1103515245 + 12345) % 2 ** 31) / 2 ** 31; })()"
     visit.page.evaluate(seeded)  # angles
-    choose(visit, "drawing")
-    wait_for_status(visit, "fetches")
+    choose(visit, "drawing")  # its stamps are fetched; the status line speaks of fetching before and after
+    caption = "document.getElementById('live-picture-caption').textContent"
+    visit.page.wait_for_function(f"{caption} === 'Your drawing'")
 
     def look(*shapes: tuple[Any, ...]) -> dict[str, float]:
         visit.page.click("#live-clear")
