@@ -236,25 +236,25 @@ def test_change_of_the_books_settings_makes_the_pages_again_and_runs_nothing(
     for name in ("book/_ext/a.py", "book/_static/a.css", "_config.yml", "_toc.yml", "deeplab_lesson/a.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("before")
-    assert fresh.refresh(tmp_path)
+    assert fresh.refresh(tmp_path, tmp_path / "_build")
     executed, written = tmp_path / "_build/.jupyter_cache/global.db", tmp_path / "_build/html/book/a.html"
     for file in (executed, written):
         file.parent.mkdir(parents=True)
         file.touch()
-    assert not fresh.refresh(tmp_path)
+    assert not fresh.refresh(tmp_path, tmp_path / "_build")
     assert written.exists()
     (tmp_path / changed).write_text("after")
-    assert not fresh.refresh(tmp_path)
+    assert not fresh.refresh(tmp_path, tmp_path / "_build")
     assert executed.exists()
     assert not written.exists()
 
 
 def test_other_version_of_a_library_runs_the_chapters_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fresh = load("fresh", monkeypatch)
-    assert fresh.refresh(tmp_path)
-    assert not fresh.refresh(tmp_path)
+    assert fresh.refresh(tmp_path, tmp_path / "_build")
+    assert not fresh.refresh(tmp_path, tmp_path / "_build")
     monkeypatch.setattr(fresh, "installed", lambda: {"torch": "0.0"})
-    assert fresh.refresh(tmp_path)
+    assert fresh.refresh(tmp_path, tmp_path / "_build")
 
 
 @pytest.mark.parametrize("name", ["book.yml", "test.yml"])

@@ -188,6 +188,20 @@ def test_make_refuses_an_old_python_and_says_what_to_do(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv").exists()
 
 
+@needs_make
+def test_make_writes_nothing_outside_the_folder_it_is_told() -> None:
+    for line in make("-n", "test", "serve", "INTO=/else/where").splitlines():
+        assert not re.search(r"(?<!/else/where/)(\.venv|_build)\b", line), line
+    assert make("-n", "book") == make("-n", "book", "INTO=.")
+
+
+@needs_make
+@pytest.mark.parametrize("folder", ["", "two words"])
+def test_make_refuses_a_folder_that_it_cannot_quote(folder: str) -> None:
+    with pytest.raises(AssertionError, match="allowed: one path without spaces; fix: make book INTO=/tmp/deeplab"):
+        make("-n", "book", f"INTO={folder}")
+
+
 def test_ci_calls_the_test_command_and_nothing_else() -> None:
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
@@ -395,7 +409,7 @@ def test_a_change_of_what_chapters_use_drops_the_executed_notebooks(tmp_path: Pa
     for name in ("deeplab_lesson/layers/atrous.py", "data/old.png", "constraints.txt", "book/a.ipynb"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("before")
-    assert refresh(tmp_path)
+    assert refresh(tmp_path, tmp_path / "_build")
     built = tmp_path / "_build/.jupyter_cache/global.db"
     page = tmp_path / "_build/html/book/a.html"
     for file in (built, page):
@@ -405,15 +419,15 @@ def test_a_change_of_what_chapters_use_drops_the_executed_notebooks(tmp_path: Pa
     (tmp_path / "book/a.ipynb").write_text("the build looks at pages by itself")
     (tmp_path / "deeplab_lesson/__pycache__").mkdir()
     (tmp_path / "deeplab_lesson/__pycache__/atrous.pyc").touch()
-    assert not refresh(tmp_path)
+    assert not refresh(tmp_path, tmp_path / "_build")
     assert built.exists()
 
     (tmp_path / changed).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / changed).write_text("after")
-    assert refresh(tmp_path)
+    assert refresh(tmp_path, tmp_path / "_build")
     assert not built.exists()
     assert not page.exists()
-    assert not refresh(tmp_path)
+    assert not refresh(tmp_path, tmp_path / "_build")
 
 
 # ---- addresses ---------------------------------------------------------------------------------------------

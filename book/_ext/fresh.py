@@ -3,7 +3,7 @@
 jupyter-cache recognizes a notebook by its code cells alone, and Sphinx a page by its source file. Neither
 sees a change of the package, the data or a library, and the page would keep the old output. Nor does Sphinx see a
 change of our extension, or write the other pages again when a chapter is new in the table of contents. `make book`
-runs `python book/_ext/fresh.py` before each build.
+runs `python book/_ext/fresh.py` before each build; its argument is the folder built into, `_build` unless given.
 """
 
 import hashlib
@@ -52,18 +52,18 @@ def changed(root: Path, stamp: Path, inputs: tuple[str, ...], built: tuple[str, 
         return False
     for name in built:
         shutil.rmtree(stamp.parent / name, ignore_errors=True)
-    stamp.parent.mkdir(exist_ok=True)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
     stamp.write_text(now)  # last: an interrupted call is repeated
     return True
 
 
-def refresh(root: Path) -> bool:
+def refresh(root: Path, build: Path) -> bool:
     """Remove what was built from other inputs. True when chapters must run again."""
-    build = root / "_build"
     changed(root, build / ".page_inputs.sha256", PAGE_INPUTS, PAGES)
     return changed(root, build / ".inputs.sha256", INPUTS, (*EXECUTED, *PAGES))
 
 
 if __name__ == "__main__":
-    if refresh(Path(__file__).resolve().parents[2]):
+    checkout = Path(__file__).resolve().parents[2]
+    if refresh(checkout, Path(sys.argv[1]) if len(sys.argv) > 1 else checkout / "_build"):
         print("the package, the data or a library changed: every chapter runs again")
