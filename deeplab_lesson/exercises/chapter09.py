@@ -130,7 +130,7 @@ def _judge_lovasz(answer: object, errors: Tensor, truth: Tensor) -> None:
 def adam(gradients: list[float], learning_rate: float) -> float:
     """Return where a parameter that starts at 0 stands after Adam's steps along these gradients.
 
-    The betas are 0.9 and 0.999. Divide by the root plus 1e-8.
+    The means keep 0.9 and 0.999 of the old. Divide by the root plus 1e-8.
     """
     place = mean = squares = 0.0
     for t, g in enumerate(gradients, 1):

@@ -13,7 +13,7 @@ COUNT_WEIGHTS = (
     ),
     Misconception(
         lambda kernel_size, in_channels, out_channels: kernel_size**2 * in_channels,
-        "That is the depthwise step alone. The pointwise step, which mixes the channels, has most of the weights.",
+        "That is the depthwise step alone. The pointwise step, which mixes the channels, is missing.",
     ),
     Misconception(
         lambda kernel_size, in_channels, out_channels: in_channels * out_channels,
