@@ -129,7 +129,7 @@ unit: setup chromium
 	@echo "== pytest"
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n $(WORKERS) --cov --cov-report=term $(MARKS)
 
-# Each chapter as it stands, where exercises answer "not attempted", and with the solutions in the stubs.
+# Each chapter as it stands, where exercises answer "not attempted", and its exercises with the solutions in the stubs.
 # loadfile: the cells of a notebook must stay together. passive: threads of two kernels share the cores politely.
 nbval: setup
 	@echo "== notebooks"

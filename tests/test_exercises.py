@@ -705,6 +705,22 @@ def test_the_command_writes_solved_copies_beside_what_chapters_read(tmp_path: Pa
         solve.main([str(book / "03.ipynb"), str(book / "01.ipynb")])
 
 
+def test_a_solved_chapter_runs_what_its_exercises_build_on_and_no_more() -> None:
+    sources = {
+        "magic": "%pip list",
+        "base": "import math\nunit = 2",
+        "method": "class Helper:\n    def double(self, unit):\n        return [base for base in range(unit)]",
+        "rest": "print(len('slow'))",
+        "stub": "def solved(x):\n    rest = Helper().double(x)\n    return rest",
+        "more": "def unused(math):\n    return math",
+        "check": "check('a', solved, unit)",
+    }
+    cells = [new_code_cell(source, id=name, execution_count=1) for name, source in sources.items()]
+    cells[4].metadata.tags = ["exercise:a"]
+    small = solve.only_exercises(new_notebook(cells=cells))
+    assert [cell.id for cell in small.cells] == ["magic", "base", "method", "stub", "check"]
+
+
 def test_nbval_fails_on_a_changed_output_and_on_a_broken_reference_and_on_nothing_else(tmp_path: Path) -> None:
     committed = chapter()
     more = chapter("atrous.valid_weights")

@@ -3,15 +3,17 @@
     python book/_ext/solve.py _build/solved book/*.ipynb     write copies of the chapters that have exercises
     python book/_ext/solve.py --check book/*.ipynb           write nothing; exit 1 if a stub is not in order
 
-nbval runs every chapter twice: as committed, where each check says "not attempted", and as this copy, where each says
-"correct". A stub is a code cell with the tag `exercise:NAME`, such as `exercise:atrous.effective_kernel`, that holds
-what `find(NAME).stub` gives. Its check is a later cell that ends with `check("NAME", function)`.
+nbval runs every chapter as committed, where each check says "not attempted", and this copy, where each says "correct".
+The copy holds the exercises and what they build on; the rest of the chapter would only run a second time.
+A stub is a code cell with the tag `exercise:NAME`, such as `exercise:atrous.effective_kernel`, that holds what
+`find(NAME).stub` gives. Its check is a later cell that ends with `check("NAME", function)`.
 """
 
 import argparse
 import ast
 import copy
 import shutil
+import symtable
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +72,40 @@ def solve_notebook(notebook: NotebookNode) -> NotebookNode:
         elif shows_progress(cell):
             _expect(cell, Progress(dict(outcomes)))
     return solved
+
+
+def names_of(source: str) -> tuple[set[str], set[str]] | None:
+    """The names that a cell binds, and those that it reads from other cells; None for magics, which are not Python."""
+    try:
+        table = symtable.symtable(source, "cell", "exec")
+    except SyntaxError:
+        return None
+    bound: set[str] = set()
+    read: set[str] = set()
+    scopes = [table]
+    while scopes:
+        scope = scopes.pop()
+        scopes += scope.get_children()
+        for symbol in scope.get_symbols():
+            if scope is table and (symbol.is_assigned() or symbol.is_imported()):
+                bound.add(symbol.get_name())
+            if symbol.is_referenced() and (scope is table or symbol.is_global()):
+                read.add(symbol.get_name())
+    return bound, read
+
+
+def only_exercises(notebook: NotebookNode) -> NotebookNode:
+    """Return a copy with the cells of exercises, those that bind a name that they read, and so on."""
+    kept: list[NotebookNode] = []
+    wanted: set[str] = set()
+    for cell in reversed([cell for cell in notebook.cells if cell.cell_type == "code"]):
+        names = names_of(cell.source)
+        bound, read = names or (set(), set())
+        needed = names is None or bool(bound & wanted)  # magics set up
+        if needed or stub_name(cell) or checked_name(cell) or shows_progress(cell):
+            kept.insert(0, cell)
+            wanted |= read
+    return copy.deepcopy(NotebookNode({**notebook, "cells": kept}))
 
 
 def _expect(cell: NotebookNode, shown: object) -> None:
@@ -135,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
         old.unlink()
     for file, chapter in with_exercises.items():
         copy_neighbors(file.parent, folder)
-        nbformat.write(solve_notebook(chapter), folder / file.name)
+        nbformat.write(only_exercises(solve_notebook(chapter)), folder / file.name)
     print(f"{folder}: {len(with_exercises)} solved chapters")
     return 0
 
