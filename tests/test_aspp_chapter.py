@@ -62,7 +62,8 @@ def test_gain_of_several_rates_is_the_one_printed() -> None:
     trained = 100 * (v2["mean_iou"] - v1["mean_iou"])
     assert row("papers", "four rates")[1] == (
         f"+ {trained:.1f} (v1 to v2); fitted heads + {large:.1f} (ASPP-L), + {small:.1f} (ASPP-S); "
-        f"short training − {short('v2, one rate') - short('v2, ASPP-S'):.1f} (ASPP-S)"
+        f"short training − {short('v2, one rate') - short('v2, ASPP-S'):.1f} (ASPP-S), "
+        f"− {short('v2, one rate') - short('DeepLab v2'):.1f} (ASPP-L)"
     )
     assert f"{trained:.1f} points before v1" in said("measured-read")
     behind = {name: round(100 * (v1["iou"][name] - v2["iou"][name]), 1) for name in v1["iou"]}
@@ -70,6 +71,17 @@ def test_gain_of_several_rates_is_the_one_printed() -> None:
     assert all(v2["iou"][name] > v1["iou"][name] for name in SHAPES)
     assert float(scores["rates 1 and 4"]) > float(scores["7x7"]) > float(scores["rate 1"])
     assert round(one - float(scores["rate 16"])) == 3  # "the three points that it lacks"
+
+
+def test_short_trainings_are_quoted_as_their_tables_have_them() -> None:
+    assert f"has {short('DeepLab v2')})" in said("ablation-read")
+    for row, words in (("DeepLab v3", "at stride 16"), ("v3, stride 8", "at 8"), ("v2, one rate", "")):
+        assert f"{short(row)} % {words}".strip() in said("named-read")
+    others = [short(row) for row in ("v3, no image pooling", "v3, no multi-grid", "v3, cascade")]
+    assert max(abs(score - short("v3, stride 8")) for score in others) < 1  # "no more than the spread"
+    assert 3 <= short("v2, one rate") - short("v3, stride 8") <= 4.5  # "three to four points behind"
+    assert abs(short("PSPNet") - short("v2, ASPP-S")) < 1  # "within a point of each other"
+    assert short("FPN") == max(short(row) for row in ("FPN", "PSPNet", "v2, one rate", "v3, stride 8"))
 
 
 def test_gain_of_a_finer_map_is_the_one_printed() -> None:

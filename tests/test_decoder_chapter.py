@@ -60,6 +60,19 @@ def test_gain_of_the_crf_is_that_of_the_measurement() -> None:
     assert f"adds {float(shown['DeepLab v3+'][1]) - float(shown['DeepLab v3+'][0]):.1f} points" in source("gain-read")
 
 
+def test_what_the_ablations_table_is_said_to_show_stands_in_it() -> None:
+    _, *shown = rows("ablation-table")
+    mean, pebble = ({name: float(cells[place]) for name, *cells in shown} for place in (0, 3))
+    ours = mean["DeepLab v3+"]
+    assert f"brings {ours - mean['no decoder']:.1f} points" in source("ablation-read")
+    assert pebble["one 3x3"] == pebble["no decoder"] == 0  # "the pebbles are lost again"
+    skips = [mean["4 low-level channels"], ours, mean["48 low-level channels"]]
+    assert max(skips) - min(skips) < 3  # "within three points"
+    assert skips != sorted(skips)  # "and not in order"
+    assert round(mean["output stride 8"] - ours) == 7  # "gains seven points"
+    assert ours - mean["separable"] > 5  # "learn more slowly here"
+
+
 def test_speed_of_training_is_that_of_the_measurement() -> None:
     measured = {
         (row["name"], row["output_stride"]): row["pictures_per_second"] for row in read("models_minis_cpu.json")["rows"]

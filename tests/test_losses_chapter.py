@@ -31,6 +31,24 @@ def test_scores_that_the_chapter_begins_with_are_those_of_the_bundled_weights() 
     assert f"scores {100 * test['iou']['crescent']:.1f} %" in text
 
 
+def test_what_the_tables_of_short_trainings_are_said_to_show_stands_in_them() -> None:
+    mean, wire, seed, crescent = (
+        {name: float(cells[place]) for name, *cells in rows("ablation-table")} for place in (0, 2, 3, 4)
+    )
+    ours = "DeepLab v3+"
+    for name in ("with Dice", "with Lovász"):
+        assert mean[name] - mean[ours] > 8  # "gets much further"
+        assert wire[name] > wire[ours]  # "wires do not pay"
+        assert seed[name] > 30  # "on seeds above all"
+    assert round(mean["OHEM"] - mean[ours]) == 7  # "brings seven points"
+    assert max(abs(mean[name] - mean[ours]) for name in ("focal", "with edges")) < 1  # "change little"
+    assert seed["class weights"] > 10 + seed[ours]
+    assert wire["class weights"] < wire[ours] - 5  # "lift seeds, and wires pay"
+    assert max(crescent.values()) < 2  # "hardly found by any"
+    other = {name: float(cells[0]) for name, *cells in rows("ablation-optimization")}
+    assert max(other, key=lambda name: other[name]) == "AdamW"  # "leads"
+
+
 def test_four_pixels_by_hand_cost_what_the_package_says() -> None:
     logits, labels = [], []
     for _, label, probabilities, loss in rows("by-hand"):
