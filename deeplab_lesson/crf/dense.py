@@ -9,7 +9,7 @@ product of marginals Q_i nearest to exp(-E) / Z, by updating all of them at once
 
 As in the published codes, K is a normalized kernel that includes the pixel itself.
 
-Source: Krähenbühl, Koltun 2011 (arXiv 1210.5644); v1 section 3.2 (arXiv 1412.7062); v2 section 3.3 (1606.00915).
+Source: Krähenbühl, Koltun 2011 (arXiv 1210.5644); v1 section 4.2 (arXiv 1412.7062); v2 section 3.3 (1606.00915).
 """
 
 from collections.abc import Callable, Sequence

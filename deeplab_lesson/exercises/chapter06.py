@@ -78,7 +78,7 @@ def _judge_appearance(answer: object, first: list[int], second: list[int], sigma
 def update(unary: torch.Tensor, kernel: torch.Tensor, marginals: torch.Tensor) -> torch.Tensor:
     """Return the marginals [C, P] after one update of all P pixels at once, with Potts penalties.
 
-    `unary` is [C, P], `marginals` [C, P], and `kernel` [P, P] holds what each pair of pixels weighs.
+    `unary` and `marginals` are [C, P]. `kernel[i, j]` is how loudly pixel i hears pixel j; i = j counts, too.
     """
     messages = marginals @ kernel.T  # how much of each label a pixel hears from the others
     return torch.softmax(messages - unary, dim=0)

@@ -113,7 +113,7 @@ UPDATE = (
         lambda unary, kernel, marginals: torch.softmax(
             F.one_hot(marginals.argmax(dim=0), len(unary)).T.to(unary) @ kernel.T - unary, dim=0
         ),
-        "You let each pixel shout its best label (that is ICM). Mean field passes the probabilities on.",
+        "You let each pixel shout its best label, as ICM does. Mean field passes the probabilities on.",
     ),
     Misconception(
         lambda unary, kernel, marginals: torch.softmax(marginals @ kernel - unary, dim=0),
