@@ -39,7 +39,7 @@ def run_chapters(root: Path, build: Path, workers: int) -> list[str]:
                 bundle = CacheBundleIn(notebook, str(file), data={"execution_seconds": result.time})
                 cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
                 stored.append(file.name)
-                print(f"{file.name}: {result.time:.0f} s")
+                print(f"{file.name}: {result.time:.0f} s", flush=True)
     return stored
 
 
