@@ -15,31 +15,41 @@ from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from jupyter_cache.executors.utils import single_nb_execution
 
+ALONE = {"11_train.ipynb"}  # it trains on all cores, and the page tells its time
+
 
 def run_chapters(root: Path, build: Path, workers: int) -> list[str]:
     """Return the names of the chapters that were run and stored in the cache of `build`."""
     settings = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["execute"]
     cache = get_cache(build / ".jupyter_cache")
+    waiting = {}
+    for file in sorted((root / "book").glob("*.ipynb")):
+        notebook = nbformat.read(file, as_version=4)
+        try:
+            cache.match_cache_notebook(notebook)
+        except KeyError:
+            waiting[file] = notebook
     stored = []
-    with ThreadPoolExecutor(workers) as pool:
-        running = {}
-        for file in sorted((root / "book").glob("*.ipynb"), reverse=True):  # the last chapter takes longest
-            notebook = nbformat.read(file, as_version=4)
-            try:
-                cache.match_cache_notebook(notebook)
-            except KeyError:
-                run = pool.submit(
-                    single_nb_execution, notebook, str(file.parent), settings["timeout"], settings["allow_errors"]
-                )
-                running[run] = file, notebook
-        for run in as_completed(running):
-            file, notebook = running[run]
-            result = run.result()
-            if result.err is None:
-                bundle = CacheBundleIn(notebook, str(file), data={"execution_seconds": result.time})
-                cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
-                stored.append(file.name)
-                print(f"{file.name}: {result.time:.0f} s", flush=True)
+
+    def run(files: set[Path], at_once: int) -> None:
+        with ThreadPoolExecutor(at_once) as pool:
+            running = {
+                pool.submit(
+                    single_nb_execution, waiting[file], str(file.parent), settings["timeout"], settings["allow_errors"]
+                ): file
+                for file in sorted(files)
+            }
+            for done in as_completed(running):
+                file, result = running[done], done.result()
+                if result.err is None:
+                    bundle = CacheBundleIn(waiting[file], str(file), data={"execution_seconds": result.time})
+                    cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+                    stored.append(file.name)
+                    print(f"{file.name}: {result.time:.0f} s", flush=True)
+
+    alone = {file for file in waiting if file.name in ALONE}
+    run(set(waiting) - alone, workers)
+    run(alone, 1)
     return stored
 
 
