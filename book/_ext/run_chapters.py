@@ -1,10 +1,11 @@
 """Run the chapters whose outputs are not in the cache, several at once; Jupyter Book runs one after the other.
 
-    python book/_ext/run_chapters.py _build 2     the folder built into, chapters at once
+    python book/_ext/run_chapters.py _build 2     the folder built into; chapters at once, or what else pytest -n takes
 
 A chapter that fails is left to Jupyter Book, which runs it again and reports it.
 """
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -18,8 +19,8 @@ from jupyter_cache.executors.utils import single_nb_execution
 ALONE = {"11_train.ipynb"}  # it trains on all cores, and the page tells its time
 
 
-def run_chapters(root: Path, build: Path, workers: int) -> list[str]:
-    """Return the names of the chapters that were run and stored in the cache of `build`."""
+def run_chapters(root: Path, build: Path, workers: int) -> None:
+    """Run what is missing in the cache of `build`, and store it there."""
     settings = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["execute"]
     cache = get_cache(build / ".jupyter_cache")
     waiting = {}
@@ -29,7 +30,6 @@ def run_chapters(root: Path, build: Path, workers: int) -> list[str]:
             cache.match_cache_notebook(notebook)
         except KeyError:
             waiting[file] = notebook
-    stored = []
 
     def run(files: set[Path], at_once: int) -> None:
         with ThreadPoolExecutor(at_once) as pool:
@@ -44,14 +44,13 @@ def run_chapters(root: Path, build: Path, workers: int) -> list[str]:
                 if result.err is None:
                     bundle = CacheBundleIn(waiting[file], str(file), data={"execution_seconds": result.time})
                     cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
-                    stored.append(file.name)
                     print(f"{file.name}: {result.time:.0f} s", flush=True)
 
     alone = {file for file in waiting if file.name in ALONE}
     run(set(waiting) - alone, workers)
     run(alone, 1)
-    return stored
 
 
 if __name__ == "__main__":
-    run_chapters(Path(__file__).resolve().parents[2], Path(sys.argv[1]), int(sys.argv[2]))
+    at_once = os.cpu_count() or 1 if sys.argv[2] in ("auto", "logical") else max(1, int(sys.argv[2]))
+    run_chapters(Path(__file__).resolve().parents[2], Path(sys.argv[1]), at_once)
