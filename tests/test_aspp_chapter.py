@@ -4,23 +4,22 @@ import json
 import re
 from pathlib import Path
 
+import chapter_cells
 import pytest
 
 from deeplab_lesson.data.scenes import SHAPES
 from deeplab_lesson.notebook.running_table import measured
 
 ROOT = Path(__file__).resolve().parents[1]
-CELLS = {
-    cell["id"]: cell for cell in json.loads((ROOT / "book" / "07_aspp.ipynb").read_text(encoding="utf-8"))["cells"]
-}
+CHAPTER = "07_aspp"
 
 
 def printed(name: str) -> str:
-    return "".join("".join(output.get("text", "")) for output in CELLS[name]["outputs"])
+    return chapter_cells.printed(CHAPTER, name)
 
 
 def said(name: str) -> str:
-    return "".join(CELLS[name]["source"])
+    return chapter_cells.source(CHAPTER, name)
 
 
 def percents(name: str) -> dict[str, float]:
@@ -34,8 +33,7 @@ def percents(name: str) -> dict[str, float]:
 
 def row(name: str, first: str) -> list[str]:
     """The cells of a table's row behind its first one."""
-    line = next(line for line in said(name).splitlines() if line.startswith(f"| {first}"))
-    return [each.strip().strip("*") for each in line.strip("|").split("|")][1:]
+    return next(cells for start, *cells in chapter_cells.table_rows(CHAPTER, name) if start.startswith(first))
 
 
 def short(row: str) -> float:

@@ -3,26 +3,23 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-from chapter_cells import table_rows
+from chapter_cells import source, table_rows, whole_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = json.loads((ROOT / "book" / "results" / "pseudo_labels.json").read_text(encoding="utf-8"))
 RUNS = ("supervised", "student 1", "supervised long", "all labels")
-CELLS: dict[str, dict[str, Any]] = {
-    cell["id"]: cell for cell in json.loads((ROOT / "book" / "10_beyond.ipynb").read_text(encoding="utf-8"))["cells"]
-}
+CHAPTER = "10_beyond"
 
 
 def text(cell: str) -> str:
-    return "".join(CELLS[cell]["source"])
+    return source(CHAPTER, cell)
 
 
 def rows(cell: str) -> list[list[str]]:
     """The rows of the tables in one cell, headings and rules aside."""
-    return table_rows("10_beyond", cell)[1:]
+    return table_rows(CHAPTER, cell)[1:]
 
 
 def percents(shares: list[float]) -> str:
@@ -67,7 +64,6 @@ def test_gains_of_several_looks_are_differences_of_the_papers_numbers() -> None:
 
 def test_every_arxiv_number_in_the_chapter_stands_in_the_references() -> None:
     known = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
-    everything = "\n".join("".join(cell["source"]) for cell in CELLS.values())
-    numbers = set(re.findall(r"\b\d{4}\.\d{4,5}\b", everything))
+    numbers = set(re.findall(r"\b\d{4}\.\d{4,5}\b", whole_text(CHAPTER)))
     assert len(numbers) > 15
     assert {number for number in numbers if f"{{{number}}}" not in known} == set()

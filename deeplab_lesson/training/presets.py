@@ -5,8 +5,8 @@ from typing import Any
 
 PRESETS: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("scenes", "cpu"): dict(
-        steps=700, batch_size=16, learning_rate=0.1, scale=(0.75, 1.5), limit=2048, cache=True,
-        evaluate_every=350, warmup_steps=30,
+        steps=560, batch_size=16, learning_rate=0.1, scale=(0.75, 1.5), limit=2048, cache=True,
+        evaluate_every=560, warmup_steps=30,
     ),
     ("scenes", "gpu"): dict(  # fits a 15 GB T4; 256 pixels, because ASPP's rates want a map of 16x16 and more
         model="deeplabv3plus_resnet50", scenes_size=(256, 256), crop=(256, 256), steps=8000, batch_size=16,
