@@ -475,6 +475,16 @@ def test_a_constant_added_at_each_pixel_changes_nothing():
     torch.testing.assert_close(mean_field(logits + constant, image), mean_field(logits, image), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("constant", [-1000.0, -80.0, 80.0, 1000.0])  # exp of which leaves the range of float32
+@pytest.mark.parametrize("weight", [3.0, 1000.0])
+def test_logits_and_weights_of_any_size_give_marginals(constant, weight):
+    logits, image, _ = scene(0, 24, 33)
+    both = {"appearance_weight": weight, "iterations": 3}
+    got = mean_field(logits.double() + constant, image, **both)
+    torch.testing.assert_close(got, mean_field(logits.double(), image, **both), rtol=0, atol=1e-9)
+    torch.testing.assert_close(got.float(), mean_field(logits + constant, image, **both), rtol=0, atol=0.02)
+
+
 @pytest.mark.parametrize("appearance", ["lattice", "grid", "exact"])
 def test_turning_the_picture_turns_the_marginals(appearance):
     # Exact on square symmetric kernels; on the lattice and the grid cells lie otherwise, so labels agree mostly.
