@@ -8,6 +8,7 @@ import chapter_cells
 import pytest
 
 from deeplab_lesson.data.scenes import SHAPES
+from deeplab_lesson.layers import valid_weight_counts
 from deeplab_lesson.notebook.running_table import measured
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,6 +50,27 @@ def test_gain_of_the_image_pyramid_is_the_one_printed() -> None:
     assert f"+ {both - alone:.1f} (v1, sizes 1 and 2)" in row("papers", "several input sizes")[1]
     assert round(both - alone) == 5
     assert "rises by 5 points" in said("families")
+
+
+def test_one_picture_of_a_better_size_gains_as_much_as_two_sizes() -> None:
+    both, one = re.findall(r"(?:mean IoU|times the size:) ([\d.]+)%", printed("pyramid"))
+    assert abs(float(one) - float(both)) < 0.5
+    alone = percents("ideal-run")["v1, stride 8"]
+    assert f"size 1.5 alone + {float(one) - alone:.1f}" in row("papers", "several input sizes")[1]
+
+
+def test_most_of_the_shapes_area_is_that_of_the_large_ones() -> None:
+    area = [int(share) for share in re.findall(r"(\d+)% of the shapes' area", printed("sizes-run"))]
+    assert len(area) == 5
+    assert sum(area[3:]) > 80  # of 40 pixels and more
+
+
+def test_weights_that_only_ever_read_padding_are_counted_right() -> None:
+    means = [valid_weight_counts((side, side), 24).double().mean().item() for side in (21, 33, 41, 65)]
+    assert f"{', '.join(f'{mean:.1f}' for mean in means[:3])} and {means[3]:.1f}" in said("valid-explain")
+    never = sum(8 for rate in (6, 12, 18) if rate >= 8)  # on 8 x 8 every neighbor at such a rate lies outside
+    assert all(valid_weight_counts((8, 8), rate).max() == 1 for rate in (12, 18))
+    assert f"{never} of the 27 would never learn" in said("break-rates-read")
 
 
 def test_gain_of_several_rates_is_the_one_printed() -> None:

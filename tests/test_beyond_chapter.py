@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from chapter_cells import source, table_rows, whole_text
+from chapter_cells import printed, source, table_rows, whole_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = json.loads((ROOT / "book" / "results" / "pseudo_labels.json").read_text(encoding="utf-8"))
@@ -48,6 +48,18 @@ def test_what_the_chapter_concludes_is_what_was_measured() -> None:
         assert scores["student 1"][seed] < scores["supervised"][seed]
         assert scores["supervised"][seed] < scores["supervised long"][seed] < scores["all labels"][seed]
         assert 0.045 <= scores["all labels"][seed] - scores["supervised"][seed] < 0.085, "5 to 8 points"
+
+
+def test_weights_of_the_scales_go_by_class_as_it_is_said() -> None:
+    lines = re.findall(
+        r"^(\w+) +1\.5: ([\d.]+), 1: [\d.]+, 0\.75: ([\d.]+)$", printed(CHAPTER, "fit-run"), re.MULTILINE
+    )
+    large = {name: float(weight) for name, weight, _ in lines}
+    small = {name: float(weight) for name, _, weight in lines}
+    assert min(large["background"], large["disk"]) > 0.9  # "nearly all of it at scale 1.5"
+    assert large["square"] == pytest.approx(0.5, abs=0.05)
+    assert (small["triangle"], small["crescent"]) == pytest.approx((0.5, 0.5), abs=0.06)  # "about half of it at 0.75"
+    assert large["seed"] > 0.8
 
 
 def test_gains_of_several_looks_are_differences_of_the_papers_numbers() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from chapter_cells import source, table_rows
+from chapter_cells import printed, source, table_rows
 
 from deeplab_lesson import losses
 from deeplab_lesson.data import VOID
@@ -78,6 +78,14 @@ def test_dice_by_hand_is_the_packages() -> None:
     logits = torch.stack([1 - p, p]).log()[None, :, None]
     value = 1 - losses.dice_loss(logits, truth, class_weights=torch.tensor([0.0, 1.0])).item()
     assert f"= 2.6 / 3.6 = {value:.3f}" in cell("overlap")
+
+
+def test_lovasz_of_one_half_is_below_that_of_the_best_yes_and_no() -> None:
+    hard, half = re.findall(r"^Lovász.*: ([\d.]+)$", printed("09_losses", "toy-check"), re.MULTILINE)
+    best = float(re.findall(r"best Dice: D = ([\d.]+)", printed("09_losses", "toy-check"))[0])
+    iou = best / (2 - best)
+    assert f"is {iou:.2f}, so yes or no costs {hard} at best, and one half everywhere costs {half}" in cell("toy-read")
+    assert float(hard) == pytest.approx(1 - iou, abs=0.006)
 
 
 def test_table_of_the_schedules_is_v2s_table_2() -> None:
