@@ -1,15 +1,16 @@
 """Small data and a small checkpoint that several tests read. They are made once: who changes them takes a copy."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import Done
 from PIL import Image
 
-from deeplab_lesson import create_model
+from deeplab_lesson import cli, create_model
 from deeplab_lesson.data import Scenes, export_voc
 from deeplab_lesson.data.files import write_label
 from deeplab_lesson.training.checkpoint import save_checkpoint
@@ -28,6 +29,23 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """Run a command in this process, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEEPLAB_STATIC", "1")  # pytest's notebook plugin looks like a notebook: no progress bar
+
+    def run(*words: object) -> Done:
+        capsys.readouterr()
+        try:
+            code = cli.main([str(word) for word in words])
+        except SystemExit as stop:  # the option parser ends by itself
+            code = stop.code
+        return Done(code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,16 @@
 """deeplab-lesson benchmark: one row for each setting, with a reason in the place of numbers where there are none."""
 
+import functools
 import itertools
 import json
 import math
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import Done
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -23,32 +25,10 @@ from deeplab_lesson.models.fcn import FCN
 NAME, SMALL = "fcn32s_mini", ("--size", 33, 40, "--device", "cpu", "--repeats", 3)
 
 
-@dataclass
-class Done:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def rows(self) -> list[str]:
-        """The lines below the machine and the table's head."""
-        return self.out.splitlines()[2:]
-
-
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Run the command in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> Done:
-        capsys.readouterr()
-        try:
-            code = cli.main(["benchmark", *map(str, words)])
-        except SystemExit as stop:
-            code = stop.code
-        return Done(code, *capsys.readouterr())
-
-    return run
+def command(command: Callable[..., Done]) -> Callable[..., Done]:
+    """Run the benchmark in this process, in an empty folder."""
+    return functools.partial(command, "benchmark")
 
 
 @pytest.fixture

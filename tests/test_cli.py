@@ -5,12 +5,12 @@ import os
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import Done, assert_explained
 from PIL import Image
 
 from deeplab_lesson import cli, create_model, list_models
@@ -21,44 +21,10 @@ from deeplab_lesson.training.checkpoint import load_checkpoint, read_metadata, s
 ROOT = Path(__file__).parents[1]
 
 
-@dataclass
-class Done:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Run a command in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DEEPLAB_STATIC", "1")  # pytest's notebook plugin looks like a notebook: no progress bar
-
-    def run(*words: object) -> Done:
-        capsys.readouterr()
-        try:
-            code = cli.main([str(word) for word in words])
-        except SystemExit as stop:  # the option parser ends by itself
-            code = stop.code
-        return Done(code, *capsys.readouterr())
-
-    return run
-
-
 def subprocess_command(*words: object) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "deeplab_lesson", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
-
-
-def assert_explained(done: Done, *parts: str) -> None:
-    """Exit code 2, and one line that holds the parts."""
-    assert done.code == 2, done
-    assert done.err.startswith("deeplab-lesson: ")
-    assert done.err.count("\n") == 1
-    assert "Traceback" not in done.err
-    for part in parts:
-        assert part in done.err
 
 
 TINY = (

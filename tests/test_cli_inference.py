@@ -1,54 +1,20 @@
 """evaluate, predict and tune-crf over scales, with the CRF and with objects: results, files, and errors in one line."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import assert_explained
 from PIL import Image
 
-from deeplab_lesson import cli, create_model
-from deeplab_lesson.commands.tune_crf import tune_crf_command
+from deeplab_lesson import create_model
 from deeplab_lesson.crf import PRESETS
 from deeplab_lesson.data import Scenes, VOCFolder
 from deeplab_lesson.inference import predict_multiscale, predict_panoptic
 from deeplab_lesson.training.checkpoint import load_checkpoint, save_checkpoint
 from deeplab_lesson.training.evaluation import evaluate
-
-
-@dataclass
-class Done:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Run a command in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(cli.COMMANDS, "tune-crf", tune_crf_command)
-
-    def run(*words: object) -> Done:
-        capsys.readouterr()
-        try:
-            code = cli.main([str(word) for word in words])
-        except SystemExit as stop:
-            code = stop.code
-        return Done(code, *capsys.readouterr())
-
-    return run
-
-
-def assert_explained(done: Done, *parts: str) -> None:
-    """Exit code 2, nothing printed, and one line that holds the parts."""
-    assert (done.code, done.out) == (2, ""), done
-    assert done.err.startswith("deeplab-lesson: ")
-    assert done.err.count("\n") == 1
-    for part in parts:
-        assert part in done.err
 
 
 @pytest.fixture(scope="module")
