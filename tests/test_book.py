@@ -251,6 +251,21 @@ def test_change_of_the_books_settings_makes_the_pages_again_and_runs_nothing(
     assert not written.exists()
 
 
+@pytest.mark.parametrize(
+    ("workers", "at_once"), [("3", 3), ("0", 1), ("auto", os.cpu_count()), ("logical", os.cpu_count())]
+)
+def test_workers_are_those_that_pytest_takes(monkeypatch: pytest.MonkeyPatch, workers: str, at_once: int) -> None:
+    assert load("run_chapters", monkeypatch).chapters_at_once(workers) == at_once
+
+
+@pytest.mark.parametrize("workers", ["x", "-1", "1.5", ""])
+def test_other_workers_are_refused_with_what_is_allowed(monkeypatch: pytest.MonkeyPatch, workers: str) -> None:
+    with pytest.raises(
+        SystemExit, match=f'WORKERS is "{workers}"; allowed: a whole number, .* fix: make book WORKERS=2'
+    ):
+        load("run_chapters", monkeypatch).chapters_at_once(workers)
+
+
 def test_other_version_of_a_library_runs_the_chapters_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fresh = load("fresh", monkeypatch)
     assert fresh.refresh(tmp_path, tmp_path / "_build")

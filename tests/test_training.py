@@ -149,8 +149,10 @@ def test_killed_training_resumed_ends_with_the_same_bits(tmp_path, undisturbed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(12))
-def test_killed_at_many_random_moments(tmp_path, undisturbed, seed):
-    assert kill_and_resume(tmp_path / "run", kills=5, seed=seed) >= 1
+def test_killed_at_many_random_moments(tmp_path, undisturbed, seed, record_property):
+    kills = kill_and_resume(tmp_path / "run", kills=5, seed=seed)
+    record_property("kills", kills)  # pytest --junitxml=FILE counts them
+    assert kills >= 1
     assert_same_end(tmp_path / "run", undisturbed.out)
 
 

@@ -51,6 +51,14 @@ def run_chapters(root: Path, build: Path, workers: int) -> None:
     run(alone, 1)
 
 
+def chapters_at_once(workers: str) -> int:
+    """Read what pytest -n takes, too."""
+    if workers in ("auto", "logical"):
+        return os.cpu_count() or 1
+    if not workers.isdecimal():
+        raise SystemExit(f'WORKERS is "{workers}"; allowed: a whole number, auto or logical; fix: make book WORKERS=2')
+    return max(1, int(workers))
+
+
 if __name__ == "__main__":
-    at_once = os.cpu_count() or 1 if sys.argv[2] in ("auto", "logical") else max(1, int(sys.argv[2]))
-    run_chapters(Path(__file__).resolve().parents[2], Path(sys.argv[1]), at_once)
+    run_chapters(Path(__file__).resolve().parents[2], Path(sys.argv[1]), chapters_at_once(sys.argv[2]))
