@@ -611,6 +611,17 @@ def test_every_process_refuses_what_cannot_be(together, name, message):
         assert message in answers[name]
 
 
+def test_evaluate_command_on_two_processes_scores_as_on_one(alone, voc_folder, tmp_path):
+    words = ["-m", "deeplab_lesson", "evaluate", alone.out / "last.safetensors", "--data", "voc", "--root", voc_folder]
+    words = [*map(str, words), "--device", "cpu", "--json"]
+    subprocess.run([sys.executable, *words, tmp_path / "one.json"], env=environment(), check=True, capture_output=True)
+    text, _ = start_torchrun(*words, str(tmp_path / "two.json")).communicate(timeout=300)
+    assert text.count("mean IoU  ") == 1, text  # one process prints
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("one", "two"))
+    assert one == two
+    assert two["pictures"] == 2, "none counted twice"
+
+
 def test_run_of_several_processes_does_not_go_on_in_one(together):
     with pytest.raises(ValueError, match="other settings: processes was 2 and is 1"):
         train(settings(together.out / "plain", resume=True, tensorboard=True), **sets())

@@ -33,6 +33,8 @@ def evaluate_command(
 ) -> None:
     """Score a model: IoU by class, mean IoU, pixel accuracy, mean IoU near boundaries by band width.
 
+    Started by torchrun, every process scores its part of the pictures, and one prints and writes.
+
     Args:
         checkpoint: a run's folder (its best checkpoint) or a .safetensors file.
         data: the kind of data.
@@ -54,27 +56,33 @@ def evaluate_command(
     from deeplab_lesson.inference import SlidingWindow
     from deeplab_lesson.training.answers import check_scales
     from deeplab_lesson.training.crf_step import plain, read_crf
-    from deeplab_lesson.training.evaluation import evaluate
+    from deeplab_lesson.training.distributed import evaluate_together, joined_processes, rank, world_size
+    from deeplab_lesson.training.interrupt import StopSwitch
 
     if json_file is not None:
         check_json_name("--json", json_file)
     check_scales(scales)
     check_windows(window, overlap)
     parameters = None if crf is None else read_crf(crf)
-    model, metadata, dataset = open_model_and_data(checkpoint, data, root, split, scenes_size, device)
-    if window is not None:
-        model = SlidingWindow(model, window, overlap)
-    with tqdm(total=len(dataset), unit="picture", disable=not sys.stderr.isatty()) as bar:
-        scores = evaluate(
-            model,
-            dataset,
-            scales=scales,
-            flip=flip,
-            crf=parameters,
-            batch_size=batch_size,
-            workers=workers,
-            progress=lambda done: bar.update(done - bar.n),
-        )
+    with joined_processes(device, work="evaluation", advice="Nothing was written: start the same command again"):
+        model, metadata, dataset = open_model_and_data(checkpoint, data, root, split, scenes_size, device)
+        if window is not None:
+            model = SlidingWindow(model, window, overlap)
+        speaks, processes = rank() == 0, world_size()
+        with tqdm(total=len(dataset), unit="picture", disable=not (speaks and sys.stderr.isatty())) as bar:
+            scores = evaluate_together(
+                model,
+                dataset,
+                StopSwitch(),
+                scales=scales,
+                flip=flip,
+                crf=parameters,
+                batch_size=batch_size,
+                workers=workers,
+                progress=lambda done: bar.update(min(done * processes, len(dataset)) - bar.n),
+            )
+    if not speaks:
+        return
     said = f"{looks(scales, flip, crf)}{through(window, overlap)}"
     print(f"{metadata['model']['name']} on {data} {split}{said}\n{scores}")
     if json_file is not None:
@@ -94,9 +102,10 @@ def open_model_and_data(
     """
     from deeplab_lesson.inference import class_colors
     from deeplab_lesson.training.checkpoint import load_checkpoint
+    from deeplab_lesson.training.distributed import own_device
     from deeplab_lesson.training.hardware import choose_device
 
-    model, metadata = load_checkpoint(checkpoint, device=str(choose_device(device)))
+    model, metadata = load_checkpoint(checkpoint, device=str(own_device(choose_device(device))))
     dataset = open_dataset(data, split, root, scenes_size=scenes_size)
     classes, _ = class_colors(metadata)
     if list(dataset.classes) != classes:

@@ -8,7 +8,7 @@ what GPUs have computed by nccl. Without torchrun there is one process, and each
 import os
 import re
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from types import FrameType
@@ -26,6 +26,7 @@ from deeplab_lesson.training.evaluation import Evaluation, evaluate
 from deeplab_lesson.training.interrupt import Stopped, StopSwitch
 from deeplab_lesson.training.loader import Shard, check_pictures
 
+GO_ON = "What was saved before is whole: go on with the same command and --resume"
 # how gloo and nccl begin the message of a RuntimeError when a peer has gone
 _LOST_PEER = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", re.IGNORECASE)
 
@@ -41,11 +42,13 @@ def world_size() -> int:
 
 
 @contextmanager
-def joined_processes(device: str = "auto") -> Iterator[None]:
+def joined_processes(device: str = "auto", *, work: str = "training", advice: str = GO_ON) -> Iterator[None]:
     """While entered, this process belongs to the group that torchrun started; without torchrun nothing happens.
 
     Args:
         device: as in `TrainConfig`; "cpu" connects the processes by gloo alone.
+        work: what the processes do together, and
+        advice: what to do about it if one of them ends, for the error's message.
 
     Raises:
         ConnectionError: another process has died or ended with an error.
@@ -61,8 +64,8 @@ def joined_processes(device: str = "auto") -> Iterator[None]:
         if not (isinstance(error, dist.DistError) or _LOST_PEER.search(str(error))):
             raise
         raise ConnectionError(
-            f"process {rank()} of {world_size()} stops, because another process of this training has ended: its own "
-            "message says why. What was saved before is whole: go on with the same command and --resume"
+            f"process {rank()} of {world_size()} stops, because another process of this {work} has ended: its own "
+            f"message says why. {advice}"
         ) from error
     dist.destroy_process_group()  # only after success: with a peer gone, nccl may wait for it here
 
@@ -197,9 +200,17 @@ def synchronize_batch_norm(model: SegmentationModel, device: torch.device) -> Se
 
 
 def evaluate_together(
-    model: SegmentationModel, dataset: SegmentationDataset, stop: StopSwitch, **options: Any
+    model: SegmentationModel,
+    dataset: SegmentationDataset,
+    stop: StopSwitch,
+    *,
+    progress: Callable[[int], None] = lambda pictures: None,
+    **options: Any,
 ) -> Evaluation:
     """Score a model on a set, every process on its part; all return the scores of the whole. `options`: `evaluate`'s.
+
+    Args:
+        progress: called with the number of pictures that this process has scored.
 
     Raises:
         Stopped: one of the processes was asked to stop before it had scored its part.
@@ -209,6 +220,7 @@ def evaluate_together(
     share_buffers(model)
 
     def look(pictures: int) -> None:
+        progress(pictures)
         if stop.signal is not None:
             end(wanted=True)
 
