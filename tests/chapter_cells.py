@@ -28,6 +28,11 @@ def table_rows(chapter: str, cell: str) -> list[list[str]]:
     return [[part.strip(" *") for part in line.split("|")] for line in lines]
 
 
+def means(rows: list[list[str]], column: int) -> dict[str, float]:
+    """The numbers in one column of a table by its rows' names, without the spread behind them."""
+    return {name: float(cells[column].split(" ± ")[0]) for name, *cells in rows}
+
+
 def _cells(chapter: str) -> list[dict[str, Any]]:
     cells: list[dict[str, Any]] = json.loads((BOOK / f"{chapter}.ipynb").read_text(encoding="utf-8"))["cells"]
     return cells

@@ -62,7 +62,7 @@ def test_gain_of_the_crf_is_that_of_the_measurement() -> None:
 
 def test_what_the_ablations_table_is_said_to_show_stands_in_it() -> None:
     _, *shown = rows("ablation-table")
-    mean, pebble = ({name: float(cells[place]) for name, *cells in shown} for place in (0, 3))
+    mean, pebble = (chapter_cells.means(shown, column) for column in (0, 3))
     ours = mean["DeepLab v3+"]
     assert f"brings {ours - mean['no decoder']:.1f} points" in source("ablation-read")
     assert pebble["one 3x3"] == pebble["no decoder"] == 0  # "the pebbles are lost again"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from chapter_cells import printed, source, table_rows
+from chapter_cells import means, printed, source, table_rows
 
 from deeplab_lesson import losses
 from deeplab_lesson.data import VOID
@@ -32,9 +32,7 @@ def test_scores_that_the_chapter_begins_with_are_those_of_the_bundled_weights() 
 
 
 def test_what_the_tables_of_short_trainings_are_said_to_show_stands_in_them() -> None:
-    mean, wire, seed, crescent = (
-        {name: float(cells[place]) for name, *cells in rows("ablation-table")} for place in (0, 2, 3, 4)
-    )
+    mean, wire, seed, crescent = (means(rows("ablation-table"), column) for column in (0, 2, 3, 4))
     ours = "DeepLab v3+"
     for name in ("with Dice", "with Lovász"):
         assert mean[name] - mean[ours] > 8  # "gets much further"
@@ -45,7 +43,7 @@ def test_what_the_tables_of_short_trainings_are_said_to_show_stands_in_them() ->
     assert seed["class weights"] > 10 + seed[ours]
     assert wire["class weights"] < wire[ours] - 5  # "lift seeds, and wires pay"
     assert max(crescent.values()) < 2  # "hardly found by any"
-    other = {name: float(cells[0]) for name, *cells in rows("ablation-optimization")}
+    other = means(rows("ablation-optimization"), 0)
     assert max(other, key=lambda name: other[name]) == "AdamW"  # "leads"
 
 
