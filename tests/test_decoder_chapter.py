@@ -69,7 +69,7 @@ def test_what_the_ablations_table_is_said_to_show_stands_in_it() -> None:
     skips = [mean["4 low-level channels"], ours, mean["48 low-level channels"]]
     assert max(skips) - min(skips) < 3  # "within three points"
     assert skips != sorted(skips)  # "and not in order"
-    assert round(mean["output stride 8"] - ours) == 7  # "gains seven points"
+    assert round(mean["output stride 8"] - ours) == 5  # "gains five points"
     assert ours - mean["separable"] > 5  # "learn more slowly here"
 
 

@@ -35,11 +35,12 @@ def test_what_the_tables_of_short_trainings_are_said_to_show_stands_in_them() ->
     mean, wire, seed, crescent = (means(rows("ablation-table"), column) for column in (0, 2, 3, 4))
     ours = "DeepLab v3+"
     for name in ("with Dice", "with Lovász"):
-        assert mean[name] - mean[ours] > 8  # "gets much further"
+        assert mean[name] - mean[ours] > 7  # "gets much further"
         assert wire[name] > wire[ours]  # "wires do not pay"
         assert seed[name] > 30  # "on seeds above all"
     assert round(mean["OHEM"] - mean[ours]) == 7  # "brings seven points"
-    assert max(abs(mean[name] - mean[ours]) for name in ("focal", "with edges")) < 1  # "change little"
+    assert abs(mean["focal"] - mean[ours]) < 0.5  # "changes nothing"
+    assert mean["with edges"] < mean[ours]  # "bring nothing"
     assert seed["class weights"] > 10 + seed[ours]
     assert wire["class weights"] < wire[ours] - 5  # "lift seeds, and wires pay"
     assert max(crescent.values()) < 2  # "hardly found by any"
