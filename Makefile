@@ -92,7 +92,7 @@ print-pip-part:
 book: setup
 	@echo "== book"
 	@$(PY) book/_ext/fresh.py $(BUILD)
-	@OMP_WAIT_POLICY=passive $(PY) book/_ext/run_chapters.py $(BUILD) $(WORKERS)
+	@OMP_WAIT_POLICY=passive $(PY) book/_ext/run_chapters.py $(BUILD) "$(WORKERS)"
 	@OMP_WAIT_POLICY=passive $(VENV)/bin/jupyter-book build -W -n --keep-going --path-output $(INTO) . || \
 	  { rm -rf $(BUILD)/.doctrees; exit 1; }
 	@$(PY) -c 'import pathlib; p = pathlib.Path("$(BUILD)/html/book/index.html"); print(p); print(p.resolve().as_uri())'

@@ -15,9 +15,10 @@ class Done:
         return self.out.splitlines()[2:]
 
 
-def assert_explained(done: Done, *parts: str) -> None:
-    """Exit code 2, and one line instead of a trace, which holds the parts."""
+def assert_explained(done: Done, *parts: str, started: bool = False) -> None:
+    """Exit code 2, and one line instead of a trace, which holds the parts; nothing printed, unless it had started."""
     assert done.code == 2, done
+    assert started == bool(done.out), done
     assert done.err.startswith("deeplab-lesson: ")
     assert done.err.count("\n") == 1
     assert "Traceback" not in done.err

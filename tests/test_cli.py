@@ -393,7 +393,7 @@ def test_bad_label_stops_a_training_with_its_name(command, voc_copy: Path) -> No
     for path in (voc_copy / "SegmentationClass").glob("train_*.png"):
         Image.new("L", (64, 48), 200).save(path)
     done = command("train", "--data", "voc", "--root", voc_copy, "--out", "run", *TINY)
-    assert_explained(done, "SegmentationClass/train_0000", "holds label id 200", "0 to 10 and 255 (void)")
+    assert_explained(done, "SegmentationClass/train_0000", "holds label id 200", "0 to 10 and 255 (void)", started=True)
 
 
 def test_checkpoint_of_other_classes_is_not_scored_on_these(command, voc_folder: Path, tmp_path: Path) -> None:
