@@ -14,6 +14,7 @@ from benchmarks.results import ROOT
 
 RESULTS = ROOT / "book" / "results" / "ablation_cpu.json"
 BASE = "DeepLab v3+"
+GLUE = "\N{NO-BREAK SPACE}"  # a number and its spread stay on one line of a narrow column
 NOTHING = "*No row of this table has been measured yet: `python -m benchmarks.ablation` goes on where it was stopped.*"
 
 
@@ -68,7 +69,7 @@ def written(values: dict[str, Any], table: Table) -> str:
 
 def percent(shares: list[float]) -> str:
     """The mean, in percent, and the spread where there are several."""
-    spread = f" ± {100 * stdev(shares):.1f}" if len(shares) > 1 else ""
+    spread = f"{GLUE}±{GLUE}{100 * stdev(shares):.1f}" if len(shares) > 1 else ""
     return f"{100 * mean(shares):.1f}{spread}"
 
 

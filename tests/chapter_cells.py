@@ -30,7 +30,7 @@ def table_rows(chapter: str, cell: str) -> list[list[str]]:
 
 def means(rows: list[list[str]], column: int) -> dict[str, float]:
     """The numbers in one column of a table by its rows' names, without the spread behind them."""
-    return {name: float(cells[column].split(" ± ")[0]) for name, *cells in rows}
+    return {name: float(cells[column].split("±")[0]) for name, *cells in rows}
 
 
 def _cells(chapter: str) -> list[dict[str, Any]]:
